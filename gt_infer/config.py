@@ -1,0 +1,86 @@
+"""Frozen settings: how a checkpoint was rasterized, how its sound is framed, how to run it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import InputError
+
+__all__ = ["TIMING", "EngineConfig", "RasterConfig", "Timing"]
+
+Precision = Literal["fast", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RasterConfig:
+    """Thresholds of the splatter that a checkpoint was trained with (MODEL section 3).
+
+    They differ between renderers and are baked into the weights, so they travel in the avatar.
+    The defaults are those of GaussianTalker; `csrc/include/gt/raster_params.h` holds the same
+    numbers and a test keeps both equal.
+    """
+
+    near: float = 0.2  # view depth (head-space units) at or below which a Gaussian is culled
+    eps2d: float = 0.3  # px^2 added to the diagonal of the 2D covariance, at the trained size
+    fov_margin: float = 1.3  # x/z and y/z are clamped to this times tan(fov/2) in the Jacobian
+    radius_sigmas: float = 3.0  # extent of a Gaussian's tile rectangle
+    eigenvalue_floor: float = 0.1  # px^4, under the root of the larger eigenvalue
+    alpha_max: float = 0.99
+    alpha_min: float = 1.0 / 255.0  # fainter contributions are skipped
+    transmittance_min: float = 1e-4  # blending stops before this would be crossed
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not (isinstance(value, float) and math.isfinite(value) and value > 0):
+                raise InputError(f"RasterConfig.{name} = {value!r}: must be a finite float > 0")
+        if self.alpha_max >= 1.0:
+            raise InputError(f"RasterConfig.alpha_max = {self.alpha_max}: must be < 1")
+        if self.alpha_min >= self.alpha_max:
+            raise InputError(
+                f"RasterConfig.alpha_min = {self.alpha_min}: must be below alpha_max = "
+                f"{self.alpha_max}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """How sound is cut into frames (MODEL section 5). Fixed by the trained networks."""
+
+    sample_rate: int = 16_000  # Hz
+    fps: int = 25
+    hop_samples: int = 320  # one feature step: 50 Hz
+    chunk_samples: int = 640  # one frame period
+    steps_per_window: int = 16
+    windows_per_frame: int = 8
+    lookahead_frames: int = 6  # whole frames of sound after a frame that it needs, as trained
+
+
+TIMING = Timing()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How an engine runs.
+
+    Attributes:
+        precision: "fp32" meets the golden vectors; "fast" may use reduced-precision products
+            where pictures do not show it. On the CPU both are float32 today.
+        threads: worker threads, None = the cores this process may use.
+        isa: instruction set of the CPU engine ("avx512", "avx2", "portable"), None = the best
+            this machine has. See `gt-info`.
+    """
+
+    precision: Precision = "fast"
+    threads: int | None = None
+    isa: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fast", "fp32"):
+            raise InputError(f'precision = {self.precision!r}: must be "fast" or "fp32"')
+        if self.threads is not None and not (
+            isinstance(self.threads, int) and 1 <= self.threads <= 256
+        ):
+            raise InputError(f"threads = {self.threads!r}: must be None or 1 to 256")
