@@ -33,6 +33,8 @@ _TRANSFORM_UNITS = 10.0
 _RIGID_TOLERANCE = 1e-3
 # Below this cos(yaw) pitch and roll turn about the same axis, and only their sum is known.
 _GIMBAL_COS = 1e-6
+# No angle, translation or matrix entry comes near it, and float32 arithmetic on it cannot overflow.
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,8 @@ class Pose:
         ry = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
         # Rz turns the other way than Rx and Ry: that is how the data are.
         rz = np.array([[cr, sr, 0.0], [-sr, cr, 0.0], [0.0, 0.0, 1.0]])
-        return rx @ ry @ rz
+        rotation: Float64Array = rx @ ry @ rz
+        return rotation
 
     def viewmat(self) -> FloatArray:
         """World to camera [4, 4] float32, row-major, +z forward, +y down.
@@ -203,8 +206,10 @@ def _array(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> Float64Ar
         raise InputError(f"{name}: expected numbers, got dtype {array.dtype}")
     if array.shape != shape:
         raise InputError(f"{name}: expected shape {list(shape)}, got {list(array.shape)}")
-    if not np.isfinite(array).all():
-        raise InputError(f"{name} = {array.tolist()}: every value must be finite")
+    if not (np.abs(array) <= _LARGEST).all():  # phrased so that NaN is refused too
+        raise InputError(
+            f"{name} = {array.tolist()}: every value must be finite and within +-{_LARGEST:g}"
+        )
     return array.astype(np.float64)
 
 
