@@ -1,0 +1,537 @@
+"""The avatar: one person's head in one .safetensors file. Read, validated, written here.
+
+An `Avatar` that exists is valid: every shape was checked against every other, every number is
+finite and in range. Files come from strangers; nothing in them is unpickled or evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from .avatar_file import Section, TensorFile, write_tensor_file
+from .avatar_network import AttentionLayer, Linear, Network, check_array
+from .config import TIMING, RasterConfig
+from .errors import AvatarError, GtError
+from .types import Camera, FloatArray
+
+__all__ = [
+    "AttentionLayer",
+    "AudioFrontend",
+    "Avatar",
+    "CanonicalGaussians",
+    "Linear",
+    "LogMelConstants",
+    "Network",
+    "TrainingPoses",
+    "resolve",
+    "save_avatar",
+]
+
+Storage = Literal["fp32", "fp16"]
+FrontendKind = Literal["logmel29", "features"]
+ByteArray = npt.NDArray[np.uint8]
+
+FORMAT_VERSION = 1
+_MAX_PICTURE = 8192  # pixels a side
+_MAX_LOG_SCALE = 80.0  # exp of it, and of its negative, is still a normal float32
+_MIN_QUATERNION = 1e-8
+_MAX_TRANSLATION = 1e4  # head-space units; a portrait's is about 10
+# Positions are a head's geometry: half precision would move them by up to 1/1000 of its size.
+_ALWAYS_FP32 = {"gaussians.means", "network.aabb"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CanonicalGaussians:
+    """N Gaussians before deformation, raw as trained.
+
+    Attributes:
+        means: [N, 3] float32, head space.
+        log_scales: [N, 3] float32.
+        quats: [N, 4] float32, w x y z, any length but zero.
+        logit_opacities: [N] float32.
+        sh: [N, K, 3] float32, K = (degree + 1)^2, degree 0 to 3.
+    """
+
+    means: FloatArray
+    log_scales: FloatArray
+    quats: FloatArray
+    logit_opacities: FloatArray
+    sh: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingPoses:
+    """Where the head was and how far the eyes were shut in the M training frames.
+
+    Attributes:
+        euler: [M, 3] float32, radians: pitch, yaw, roll.
+        trans: [M, 3] float32, head-space units.
+        blink: [M] float32 in [0, 1].
+    """
+
+    euler: FloatArray
+    trans: FloatArray
+    blink: FloatArray
+
+    @property
+    def mean_euler(self) -> tuple[float, float, float]:
+        """Mean (pitch, yaw, roll), radians."""
+        return _mean3(self.euler)
+
+    @property
+    def mean_trans(self) -> tuple[float, float, float]:
+        """Mean translation, head-space units."""
+        return _mean3(self.trans)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogMelConstants:
+    """What defines a log-mel front-end, frozen as trained; samples are at `sample_rate`.
+
+    Attributes:
+        mean, std: [C] float32, normalisation of each band.
+        hop, window, n_fft: samples.
+        f_min, f_max: Hz, edges of the first and last band.
+        eps: added to a band's power before the logarithm.
+    """
+
+    mean: FloatArray
+    std: FloatArray
+    sample_rate: int = 16_000
+    hop: int = 320
+    window: int = 400
+    n_fft: int = 512
+    f_min: float = 80.0
+    f_max: float = 7600.0
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AudioFrontend:
+    """Which sound features the networks were trained on.
+
+    Attributes:
+        kind: "logmel29", computed from sound by gt_infer; or "features", some other extractor's,
+            which come precomputed.
+        channels: C of one 50 Hz feature step.
+        constants: of the log-mel front-end, None for "features".
+    """
+
+    kind: FrontendKind
+    channels: int
+    constants: LogMelConstants | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Avatar:
+    """One head, ready for any engine. Immutable: a loaded one's arrays are read-only.
+
+    Attributes:
+        name: for people.
+        gaussians, network: the trained head.
+        camera: as trained; the size that a picture has by default.
+        raster: thresholds that the head was trained with.
+        backdrop: [H, W, 3] uint8, of the camera's size.
+        torso: [K, H, W, 4] uint8, straight alpha; K may be 0.
+        torso_poses: [K, 3] float32, euler of the frame that each torso was taken from.
+        poses: the training frames' poses, None when the dataset was not at hand.
+        frontend: the sound features.
+        provenance: what it was made from; JSON values only.
+        licence: under which its owner gives it, as text; may be empty.
+        storage: how the file holds numbers; in memory all are float32.
+        sha256: of the file it was read from, hex; empty when it was not.
+
+    Raises: AvatarError when two parts do not fit, or a number is not finite or out of range.
+    """
+
+    name: str
+    gaussians: CanonicalGaussians
+    network: Network
+    camera: Camera
+    raster: RasterConfig
+    backdrop: ByteArray
+    torso: ByteArray
+    torso_poses: FloatArray
+    poses: TrainingPoses | None
+    frontend: AudioFrontend
+    provenance: Mapping[str, Any]
+    licence: str = ""
+    storage: Storage = "fp32"
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def __len__(self) -> int:
+        """Number of Gaussians."""
+        return int(self.gaussians.means.shape[0])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Avatar:
+        """Read and validate an avatar file.
+
+        Raises: AvatarError, one line: the file, what is wrong with it, what to do.
+        """
+        with TensorFile(path) as file:
+            try:
+                return _read(file)
+            except GtError as err:
+                message = str(err)
+                if message.startswith(f"{file.path}: "):
+                    raise
+                raise AvatarError(f"{file.path}: {message}") from err
+
+
+def save_avatar(avatar: Avatar, path: str | os.PathLike[str], storage: Storage = "fp32") -> str:
+    """Write an avatar file, whole or not at all; equal avatars give equal bytes.
+
+    Args:
+        storage: "fp32" is exact. "fp16" halves the file: positions stay float32, everything else
+            that was trained is rounded to float16.
+
+    Returns: hex sha256 of the file.
+    Raises: AvatarError when a value does not fit float16, or the file cannot be written.
+    """
+    if storage not in get_args(Storage):
+        raise AvatarError(f'storage = {storage!r}: must be "fp32" or "fp16"')
+    tensors = dict(_tensors(avatar))
+    if storage == "fp16":
+        tensors = {name: _stored_half(name, array) for name, array in tensors.items()}
+    return write_tensor_file(path, tensors, _manifest(avatar, storage))
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """The file that a user's `path` means: "demo" is the avatar inside the package.
+
+    Raises: AvatarError when the package was built without it.
+    """
+    if path != "demo":
+        return Path(path)
+    demo = Path(__file__).with_name("assets") / "demo.safetensors"
+    if not demo.is_file():
+        raise AvatarError(
+            f"{demo}: the built-in demo avatar is not part of this installation. Install gt-infer "
+            "again, or pass the path of an avatar file."
+        )
+    return demo
+
+
+def _tensors(avatar: Avatar) -> list[tuple[str, npt.NDArray[Any]]]:
+    """Every array that a file holds, with its name there."""
+    gaussians = avatar.gaussians
+    tensors: list[tuple[str, npt.NDArray[Any]]] = [
+        (f"gaussians.{field.name}", getattr(gaussians, field.name))
+        for field in dataclasses.fields(gaussians)
+    ]
+    tensors += avatar.network.tensors()
+    tensors.append(("image.backdrop", avatar.backdrop))
+    if len(avatar.torso):
+        tensors += [("image.torso", avatar.torso), ("image.torso_poses", avatar.torso_poses)]
+    if avatar.poses is not None:
+        tensors += [
+            ("poses.euler", avatar.poses.euler),
+            ("poses.trans", avatar.poses.trans),
+            ("poses.blink", avatar.poses.blink),
+        ]
+    if avatar.frontend.constants is not None:
+        constants = avatar.frontend.constants
+        tensors += [("frontend.mean", constants.mean), ("frontend.std", constants.std)]
+    return tensors
+
+
+def _is_halved(name: str) -> bool:
+    """Whether fp16 storage rounds this tensor: what was trained, but for positions."""
+    return name.startswith(("gaussians.", "network.")) and name not in _ALWAYS_FP32
+
+
+def _stored_half(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not _is_halved(name):
+        return array
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise AvatarError(
+            f"{name}: its largest magnitude {np.abs(array).max():.4g} is beyond float16 (65504): "
+            "use storage fp32"
+        )
+    if name == "gaussians.quats":
+        _check_quaternions(half.astype(np.float32), " after rounding to float16: use storage fp32")
+    return half
+
+
+def _manifest(avatar: Avatar, storage: Storage) -> dict[str, Any]:
+    constants = avatar.frontend.constants
+    return {
+        "version": FORMAT_VERSION,
+        "name": avatar.name,
+        "licence": avatar.licence,
+        "storage": storage,
+        "gaussians": len(avatar),
+        "network": avatar.network.describe(),
+        "timing": dataclasses.asdict(TIMING),
+        "camera": dataclasses.asdict(avatar.camera),
+        "raster": dataclasses.asdict(avatar.raster),
+        "frontend": {
+            "kind": avatar.frontend.kind,
+            "channels": avatar.frontend.channels,
+            "constants": None
+            if constants is None
+            else {
+                field.name: getattr(constants, field.name)
+                for field in dataclasses.fields(constants)
+                if field.name not in ("mean", "std")
+            },
+        },
+        "provenance": dict(avatar.provenance),
+    }
+
+
+class _Weights:
+    """A file's trained tensors, rounded or not."""
+
+    def __init__(self, file: TensorFile, storage: str) -> None:
+        self._file = file
+        self._halved = storage == "fp16"
+
+    def has(self, name: str) -> bool:
+        return self._file.has(name)
+
+    def take(self, name: str) -> FloatArray:
+        return self._file.take_floats(name, half=self._halved and _is_halved(name))
+
+
+def _read(file: TensorFile) -> Avatar:
+    manifest = Section(file.manifest, "manifest")
+    version = manifest.integer("version")
+    if version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
+        raise AvatarError(
+            f"manifest.version = {version}: this gt_infer reads version {FORMAT_VERSION}. "
+            + ("Update gt_infer." if newer else "Export the avatar again.")
+        )
+    storage = manifest.text("storage")
+    if storage not in ("fp32", "fp16"):
+        raise AvatarError(f"manifest.storage = {storage!r}: expected fp32 or fp16")
+    count = manifest.integer("gaussians")
+    widths = manifest.take("network")
+    timing = manifest.take("timing")
+    if timing != dataclasses.asdict(TIMING):
+        raise AvatarError(f"manifest.timing = {timing}: this gt_infer needs {TIMING}")
+
+    weights = _Weights(file, storage)
+    gaussians = CanonicalGaussians(
+        *(weights.take(f"gaussians.{f.name}") for f in dataclasses.fields(CanonicalGaussians))
+    )
+    names = Section(widths, "manifest.network")
+    heads = names.take("heads")
+    network = Network.from_tensors(
+        weights,
+        n_head=names.integer("n_head"),
+        heads=list(heads) if isinstance(heads, dict) else [],
+    )
+    camera = _read_camera(manifest.section("camera"))
+    torso = np.zeros((0, camera.height, camera.width, 4), np.uint8)
+    torso_poses = np.zeros((0, 3), np.float32)
+    if file.has("image.torso"):
+        torso = file.take_bytes("image.torso")
+        torso_poses = file.take_floats("image.torso_poses")
+    poses = None
+    if file.has("poses.euler"):
+        poses = TrainingPoses(
+            *(file.take_floats(f"poses.{n}") for n in ("euler", "trans", "blink"))
+        )
+    provenance = manifest.take("provenance")
+    if not isinstance(provenance, dict):
+        raise AvatarError("manifest.provenance: expected a JSON object")
+    avatar = Avatar(
+        name=manifest.text("name"),
+        gaussians=gaussians,
+        network=network,
+        camera=camera,
+        raster=_read_raster(manifest.section("raster")),
+        backdrop=file.take_bytes("image.backdrop"),
+        torso=torso,
+        torso_poses=torso_poses,
+        poses=poses,
+        frontend=_read_frontend(manifest.section("frontend"), file),
+        provenance=provenance,
+        licence=manifest.text("licence"),
+        storage="fp16" if storage == "fp16" else "fp32",
+        sha256=file.sha256,
+    )
+    manifest.finish()
+    file.finish()
+    if count != len(avatar):
+        raise AvatarError(f"manifest.gaussians = {count}, but gaussians.means has {len(avatar)}")
+    if widths != network.describe():
+        raise AvatarError(f"manifest.network = {widths}, but the tensors say {network.describe()}")
+    for _, array in _tensors(avatar):
+        array.flags.writeable = False
+    return avatar
+
+
+def _read_camera(section: Section) -> Camera:
+    width, height = section.integer("width"), section.integer("height")
+    focal = section.number("focal")
+    section.finish()
+    try:
+        return Camera(width, height, focal)
+    except ValueError as err:
+        raise AvatarError(f"manifest.camera: {err}") from err
+
+
+def _read_raster(section: Section) -> RasterConfig:
+    values = {field.name: section.number(field.name) for field in dataclasses.fields(RasterConfig)}
+    section.finish()
+    return RasterConfig(**values)
+
+
+def _read_frontend(section: Section, file: TensorFile) -> AudioFrontend:
+    kind, channels = section.text("kind"), section.integer("channels")
+    constants = section.take("constants")
+    section.finish()
+    if kind == "features" and constants is None:
+        return AudioFrontend("features", channels)
+    if kind != "logmel29":
+        raise AvatarError(
+            f"manifest.frontend.kind = {kind!r}: expected logmel29, or features without constants. "
+            "Update gt_infer."
+        )
+    fields = Section(constants, "manifest.frontend.constants")
+    read = LogMelConstants(
+        mean=file.take_floats("frontend.mean"),
+        std=file.take_floats("frontend.std"),
+        sample_rate=fields.integer("sample_rate"),
+        hop=fields.integer("hop"),
+        window=fields.integer("window"),
+        n_fft=fields.integer("n_fft"),
+        f_min=fields.number("f_min"),
+        f_max=fields.number("f_max"),
+        eps=fields.number("eps"),
+    )
+    fields.finish()
+    return AudioFrontend("logmel29", channels, read)
+
+
+def _check(avatar: Avatar) -> None:
+    count = _check_gaussians(avatar.gaussians)
+    avatar.network.check(sh_coefficients=avatar.gaussians.sh.shape[1])
+    _check_pictures(avatar)
+    if avatar.poses is not None:
+        _check_poses(avatar.poses)
+    _check_frontend(avatar.frontend, avatar.network.audio_channels)
+    for name in ("name", "licence"):
+        if not isinstance(getattr(avatar, name), str):
+            raise AvatarError(f"{name} = {getattr(avatar, name)!r}: expected text")
+    assert count >= 1
+
+
+def _check_gaussians(gaussians: CanonicalGaussians) -> int:
+    check_array("gaussians.means", gaussians.means, None, 3)
+    count = gaussians.means.shape[0]
+    if count < 1:
+        raise AvatarError("gaussians.means: no Gaussians; the training left nothing to show")
+    check_array("gaussians.log_scales", gaussians.log_scales, count, 3)
+    check_array("gaussians.quats", gaussians.quats, count, 4)
+    check_array("gaussians.logit_opacities", gaussians.logit_opacities, count)
+    check_array("gaussians.sh", gaussians.sh, count, None, 3)
+    if gaussians.sh.shape[1] not in (1, 4, 9, 16):
+        raise AvatarError(
+            f"gaussians.sh: {gaussians.sh.shape[1]} coefficients; degree 0 to 3 has 1, 4, 9 or 16"
+        )
+    largest = float(np.abs(gaussians.log_scales).max())
+    if largest > _MAX_LOG_SCALE:
+        raise AvatarError(
+            f"gaussians.log_scales: magnitude {largest:.4g} is beyond {_MAX_LOG_SCALE}. They are "
+            "logarithms of standard deviations."
+        )
+    _check_quaternions(gaussians.quats, "")
+    return int(count)
+
+
+def _check_quaternions(quats: FloatArray, hint: str) -> None:
+    lengths = np.sqrt(np.square(quats, dtype=np.float64).sum(axis=1))
+    bad = np.flatnonzero(lengths < _MIN_QUATERNION)
+    if len(bad):
+        raise AvatarError(
+            f"gaussians.quats[{bad[0]}] = {quats[bad[0]].tolist()}: {len(bad)} of {len(quats)} "
+            f"quaternions have length zero and give no rotation{hint}"
+        )
+
+
+def _check_pictures(avatar: Avatar) -> None:
+    width, height = avatar.camera.width, avatar.camera.height
+    if max(width, height) > _MAX_PICTURE:
+        raise AvatarError(f"camera size {width}x{height}: at most {_MAX_PICTURE} pixels a side")
+    count = len(avatar.torso)
+    for name, array, shape in (
+        ("image.backdrop", avatar.backdrop, (height, width, 3)),
+        ("image.torso", avatar.torso, (count, height, width, 4)),
+    ):
+        if array.shape != shape or array.dtype != np.uint8:
+            raise AvatarError(
+                f"{name}: expected uint8 {list(shape)} (the camera's size), got {array.dtype} "
+                f"{list(array.shape)}"
+            )
+    check_array("image.torso_poses", avatar.torso_poses, count, 3)
+
+
+def _check_poses(poses: TrainingPoses) -> None:
+    check_array("poses.euler", poses.euler, None, 3)
+    count = len(poses.euler)
+    if count < 1:
+        raise AvatarError("poses.euler: empty")
+    check_array("poses.trans", poses.trans, count, 3)
+    check_array("poses.blink", poses.blink, count)
+    for name, array, low, high in (
+        ("poses.euler", poses.euler, -2 * np.pi, 2 * np.pi),
+        ("poses.trans", poses.trans, -_MAX_TRANSLATION, _MAX_TRANSLATION),
+        ("poses.blink", poses.blink, 0.0, 1.0),
+    ):
+        if array.min() < low or array.max() > high:
+            raise AvatarError(
+                f"{name}: values from {array.min():.4g} to {array.max():.4g}, expected "
+                f"{low:.4g} to {high:.4g}"
+            )
+
+
+def _check_frontend(frontend: AudioFrontend, channels: int) -> None:
+    if frontend.channels != channels:
+        raise AvatarError(
+            f"frontend.channels = {frontend.channels}, but network.audio_conv.0 takes {channels}"
+        )
+    constants = frontend.constants
+    if (frontend.kind == "logmel29") != (constants is not None):
+        raise AvatarError(f"frontend.kind = {frontend.kind!r} does not fit its constants")
+    if constants is None:
+        return
+    check_array("frontend.mean", constants.mean, channels)
+    check_array("frontend.std", constants.std, channels)
+    timing = (constants.sample_rate, constants.hop)
+    if timing != (TIMING.sample_rate, TIMING.hop_samples):
+        raise AvatarError(f"frontend sample_rate and hop = {timing}: expected 16000 and 320")
+    if not 1 <= constants.window <= constants.n_fft <= 1 << 16:
+        raise AvatarError(
+            f"frontend window = {constants.window}, n_fft = {constants.n_fft}: expected "
+            "1 <= window <= n_fft <= 65536"
+        )
+    if not 0 <= constants.f_min < constants.f_max <= constants.sample_rate / 2:
+        raise AvatarError(
+            f"frontend f_min = {constants.f_min}, f_max = {constants.f_max}: expected "
+            "0 <= f_min < f_max <= sample_rate / 2"
+        )
+    if constants.eps <= 0 or constants.std.min() <= 0:
+        raise AvatarError("frontend eps and std must be > 0")
+
+
+def _mean3(rows: FloatArray) -> tuple[float, float, float]:
+    mean = rows.mean(axis=0, dtype=np.float64)
+    return float(mean[0]), float(mean[1]), float(mean[2])
