@@ -1,0 +1,396 @@
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../cpu/engine.h"
+#include "bindings.h"
+
+namespace py = pybind11;
+
+namespace gt::bind {
+namespace {
+
+using cpu::Background;
+using cpu::PixelFormat;
+using FloatArray = py::array_t<float, py::array::c_style>;
+
+// Python has validated what it passes; these checks keep a mistake of ours from reading wild memory.
+const float* data_of(const FloatArray& array, std::initializer_list<py::ssize_t> shape,
+                     const char* name) {
+  bool fits = array.ndim() == static_cast<py::ssize_t>(shape.size());
+  py::ssize_t axis = 0;
+  for (const py::ssize_t size : shape) {
+    fits = fits && (size < 0 || array.shape(axis) == size);
+    ++axis;
+  }
+  if (!fits) throw std::invalid_argument(std::string(name) + ": unexpected shape");
+  return array.data();
+}
+
+// A C-contiguous, writeable buffer of exactly this dtype and shape, or nullptr for None.
+template <class T>
+T* output_of(const py::object& object, std::initializer_list<py::ssize_t> shape, const char* name) {
+  if (object.is_none()) return nullptr;
+  if (!py::isinstance<py::array_t<T, py::array::c_style>>(object)) {
+    throw std::invalid_argument(std::string(name) + ": unexpected dtype or not C-contiguous");
+  }
+  auto array = py::reinterpret_borrow<py::array_t<T, py::array::c_style>>(object);
+  bool fits = array.ndim() == static_cast<py::ssize_t>(shape.size());
+  py::ssize_t axis = 0;
+  for (const py::ssize_t size : shape) {
+    fits = fits && array.shape(axis) == size;
+    ++axis;
+  }
+  if (!fits) throw std::invalid_argument(std::string(name) + ": unexpected shape");
+  return array.mutable_data();  // throws when read-only
+}
+
+// Keeps every array it hands out pointers of alive while the model is built.
+class Reader {
+ public:
+  const float* floats(const py::handle& owner, const char* name,
+                      std::initializer_list<py::ssize_t> shape) {
+    return keep(py::cast<FloatArray>(owner.attr(name)), shape, name);
+  }
+
+  cpu::LinearSource linear(const py::handle& object, int taps = 1) {
+    const auto weight = py::cast<FloatArray>(object.attr("weight"));
+    const bool is_conv = weight.ndim() == 3;
+    if (weight.ndim() != (taps == 1 ? 2 : 3) || (is_conv && weight.shape(2) != taps)) {
+      throw std::invalid_argument("weight: unexpected shape");
+    }
+    const int out = static_cast<int>(weight.shape(0));
+    const py::object bias = object.attr("bias");
+    return {keep(weight, is_conv ? std::initializer_list<py::ssize_t>{-1, -1, -1}
+                                 : std::initializer_list<py::ssize_t>{-1, -1}, "weight"),
+            bias.is_none() ? nullptr : keep(py::cast<FloatArray>(bias), {out}, "bias"), out,
+            static_cast<int>(weight.shape(1))};
+  }
+
+  std::vector<cpu::LinearSource> linears(const py::handle& sequence, int taps = 1) {
+    std::vector<cpu::LinearSource> result;
+    for (const py::handle item : sequence) {
+      result.push_back(linear(item, taps));
+      const std::size_t n = result.size();
+      if (taps == 1 && n > 1 && result[n - 2].out != result[n - 1].in) {
+        throw std::invalid_argument("weight: widths do not chain");
+      }
+    }
+    return result;
+  }
+
+  const float* keep(FloatArray array, std::initializer_list<py::ssize_t> shape, const char* name) {
+    const float* data = data_of(array, shape, name);
+    arrays_.push_back(std::move(array));
+    return data;
+  }
+
+ private:
+  std::vector<FloatArray> arrays_;
+};
+
+// From gt_infer.avatar's dataclasses.
+std::shared_ptr<cpu::Model> make_model(const py::object& gaussians, const py::object& network) {
+  Reader read;
+  cpu::ModelSource source{};
+  const auto means = py::cast<FloatArray>(gaussians.attr("means"));
+  const py::ssize_t n = means.ndim() == 2 ? means.shape(0) : 0;
+  if (n < 1) throw std::invalid_argument("means: unexpected shape");
+  source.n_gaussians = static_cast<int>(n);
+  source.means = read.floats(gaussians, "means", {n, 3});
+  source.log_scales = read.floats(gaussians, "log_scales", {n, 3});
+  source.quats = read.floats(gaussians, "quats", {n, 4});
+  source.logit_opacities = read.floats(gaussians, "logit_opacities", {n});
+  source.sh = read.floats(gaussians, "sh", {n, 16, 3});
+
+  source.aabb = read.floats(network, "aabb", {2, 3});
+  for (const py::handle level : network.attr("planes")) {
+    cpu::ModelSource::Level planes{};
+    int p = 0;
+    for (const py::handle item : level) {
+      auto plane = py::cast<FloatArray>(item);
+      if (plane.ndim() != 3 || p > 2) throw std::invalid_argument("planes: unexpected shape");
+      source.plane_channels = static_cast<int>(plane.shape(0));
+      planes.size = static_cast<int>(plane.shape(2));
+      const auto size = plane.shape(2);
+      planes.planes[p++] = read.keep(std::move(plane), {source.plane_channels, size, size}, "planes");
+    }
+    if (p != 3 || planes.size < 2) throw std::invalid_argument("planes: unexpected shape");
+    source.levels.push_back(planes);
+  }
+  source.audio_conv = read.linears(network.attr("audio_conv"), 3);
+  source.audio_fc = read.linears(network.attr("audio_fc"));
+  source.attention_conv = read.linears(network.attr("attention_conv"), 3);
+  source.attention_fc = read.linear(network.attr("attention_fc"));
+  source.audio_mlp = read.linears(network.attr("audio_mlp"));
+  source.eye_mlp = read.linears(network.attr("eye_mlp"));
+  source.camera_mlp = read.linears(network.attr("camera_mlp"));
+  const auto null_token = py::cast<FloatArray>(network.attr("null_token"));
+  const py::ssize_t d = null_token.size();
+  source.d_model = static_cast<int>(d);
+  source.null_token = read.keep(null_token, {d}, "null_token");
+  source.n_head = py::cast<int>(network.attr("n_head"));
+  if (source.n_head < 1 || source.d_model % source.n_head != 0 ||
+      static_cast<int>(source.levels.size()) * source.plane_channels != source.d_model) {
+    throw std::invalid_argument("d_model does not fit n_head or the planes");
+  }
+  for (const py::handle item : network.attr("layers")) {
+    const py::tuple ffn = item.attr("ffn");
+    source.layers.push_back(
+        {read.linear(item.attr("query")), read.linear(item.attr("key")),
+         read.linear(item.attr("value")), read.linear(item.attr("concat")),
+         read.floats(item, "norm1_gamma", {d}), read.floats(item, "norm1_beta", {d}),
+         read.floats(item, "norm2_gamma", {d}), read.floats(item, "norm2_beta", {d}),
+         read.linear(ffn[0]), read.linear(ffn[1])});
+    const cpu::LayerSource& layer = source.layers.back();
+    for (const cpu::LinearSource* map : {&layer.query, &layer.key, &layer.value, &layer.concat}) {
+      if (map->in != d || map->out != d || map->bias == nullptr) {
+        throw std::invalid_argument("attention layer: unexpected shape");
+      }
+    }
+    if (layer.ffn_hidden.in != d || layer.ffn_out.in != layer.ffn_hidden.out || layer.ffn_out.out != d) {
+      throw std::invalid_argument("ffn: unexpected shape");
+    }
+  }
+  constexpr const char* kNames[cpu::kHeads] = {"means", "scales", "quats", "opacities", "sh"};
+  const py::object heads = network.attr("heads");
+  for (int h = 0; h < cpu::kHeads; ++h) {
+    const py::object pair = heads.attr("get")(kNames[h]);
+    if (pair.is_none()) continue;
+    const py::tuple linears = pair;
+    source.heads[h] = {true, read.linear(linears[0]), read.linear(linears[1])};
+    if (source.heads[h].hidden.in != d || source.heads[h].out.in != source.heads[h].hidden.out ||
+        source.heads[h].out.out != cpu::kHeadRows[h]) {
+      throw std::invalid_argument(std::string(kNames[h]) + " head: unexpected shape");
+    }
+  }
+  py::gil_scoped_release unlocked;
+  return std::make_shared<cpu::Model>(source);
+}
+
+struct PictureSize {
+  py::ssize_t height, width, channels;
+};
+
+// The three output arrays of a frame, checked against each other.
+cpu::Target make_target(const py::object& image, PixelFormat format, bool is_transparent,
+                        const Background* background, std::array<float, 3> color,
+                        const py::object& alpha, const py::object& depth, PictureSize& size) {
+  if (!py::isinstance<py::array>(image)) throw std::invalid_argument("image: not an array");
+  const auto array = py::reinterpret_borrow<py::array>(image);
+  size.channels = format == PixelFormat::kRgba8 ? 4 : 3;
+  if (array.ndim() != 3 || array.shape(0) < 1 || array.shape(1) < 1 || array.shape(0) > 16384 ||
+      array.shape(1) > 16384) {
+    throw std::invalid_argument("image: unexpected shape");
+  }
+  size.height = array.shape(0);
+  size.width = array.shape(1);
+  if (background != nullptr && (background->width() != size.width || background->height() != size.height)) {
+    throw std::invalid_argument("background: not of the image's size");
+  }
+  cpu::Target target{};
+  target.format = format;
+  target.is_transparent = is_transparent;
+  target.background = background;
+  for (std::size_t c = 0; c < 3; ++c) target.background_color[c] = color[c];
+  const auto shape = {size.height, size.width, size.channels};
+  if (format == PixelFormat::kRgbFloat) {
+    target.image = output_of<float>(image, shape, "image");
+  } else {
+    target.image = output_of<std::uint8_t>(image, shape, "image");
+  }
+  target.alpha = output_of<float>(alpha, {size.height, size.width}, "alpha");
+  target.depth = output_of<float>(depth, {size.height, size.width}, "depth");
+  return target;
+}
+
+cpu::FrameInput make_input(const cpu::Model& model, const FloatArray& audio, float eye,
+                           const FloatArray& camera) {
+  const int channels = model.tokens.audio_conv.front().in;
+  return {data_of(audio, {cpu::kWindows, channels, cpu::kWindowSteps}, "audio"), channels, eye,
+          data_of(camera, {12}, "camera")};
+}
+
+py::dict as_dict(const cpu::StageTimes& times) {
+  py::dict result;
+  result["tokens"] = times.tokens;
+  result["deform_project"] = times.deform_project;
+  result["bin"] = times.bin;
+  result["blend"] = times.blend;
+  return result;
+}
+
+py::dict render(cpu::Engine& engine, const FloatArray& audio, float eye, const FloatArray& camera,
+                const FloatArray& viewmat, float focal, const RasterParams& raster,
+                const py::object& image, PixelFormat format, bool is_transparent,
+                const Background* background, std::array<float, 3> color, const py::object& alpha,
+                const py::object& depth) {
+  PictureSize size{};
+  const cpu::FrameInput input = make_input(engine.model(), audio, eye, camera);
+  const cpu::Target target =
+      make_target(image, format, is_transparent, background, color, alpha, depth, size);
+  const View view = cpu::make_view(data_of(viewmat, {4, 4}, "viewmat"), focal,
+                                   static_cast<int>(size.width), static_cast<int>(size.height));
+  cpu::StageTimes times;
+  {
+    py::gil_scoped_release unlocked;
+    times = engine.render(input, view, raster, target);
+  }
+  return as_dict(times);
+}
+
+py::dict deform(cpu::Engine& engine, const FloatArray& audio, float eye, const FloatArray& camera,
+                bool attention) {
+  const cpu::Model& model = engine.model();
+  const cpu::FrameInput input = make_input(model, audio, eye, camera);
+  const py::ssize_t n = model.n_gaussians;
+  FloatArray means({n, py::ssize_t{3}});
+  FloatArray quats({n, py::ssize_t{4}});
+  FloatArray scales({n, py::ssize_t{3}});
+  FloatArray opacities(n);
+  FloatArray sh({n, py::ssize_t{16}, py::ssize_t{3}});
+  const auto layers = static_cast<py::ssize_t>(model.layers.size());
+  FloatArray weights({attention ? layers : 0, n, py::ssize_t{cpu::kTokens}});
+  const cpu::AttributeArrays out = {means.mutable_data(),     quats.mutable_data(),
+                                    scales.mutable_data(),    opacities.mutable_data(),
+                                    sh.mutable_data(),        attention ? weights.mutable_data() : nullptr};
+  {
+    py::gil_scoped_release unlocked;
+    engine.deform(input, out);
+  }
+  py::dict result;
+  result["means"] = means;
+  result["quats"] = quats;
+  result["scales"] = scales;
+  result["opacities"] = opacities;
+  result["sh"] = sh;
+  if (attention) {
+    result["attention"] = weights;
+  } else {
+    result["attention"] = py::none();
+  }
+  return result;
+}
+
+FloatArray tokens(cpu::Engine& engine, const FloatArray& audio, float eye, const FloatArray& camera) {
+  const cpu::FrameInput input = make_input(engine.model(), audio, eye, camera);
+  std::vector<float> values;
+  {
+    py::gil_scoped_release unlocked;
+    engine.compute_tokens(input, values);
+  }
+  FloatArray result({py::ssize_t{cpu::kTokens}, py::ssize_t{engine.model().d_model}});
+  std::copy(values.begin(), values.end(), result.mutable_data());
+  return result;
+}
+
+void rasterize(const FloatArray& means, const FloatArray& quats, const FloatArray& scales,
+               const FloatArray& opacities, const FloatArray& sh, const FloatArray& viewmat,
+               float focal, const RasterParams& raster, const py::object& image, PixelFormat format,
+               bool is_transparent, const Background* background, std::array<float, 3> color,
+               const py::object& alpha, const py::object& depth, const std::string& isa, int threads) {
+  const py::ssize_t n = means.ndim() == 2 ? means.shape(0) : -1;
+  if (n < 0 || n > (1 << 26)) throw std::invalid_argument("means: unexpected shape");
+  cpu::ProjectJob job{};
+  job.n_gaussians = static_cast<std::int32_t>(n);
+  job.means = data_of(means, {n, 3}, "means");
+  job.quats = data_of(quats, {n, 4}, "quats");
+  job.scales = data_of(scales, {n, 3}, "scales");
+  job.opacities = data_of(opacities, {n}, "opacities");
+  job.sh = data_of(sh, {n, 16, 3}, "sh");
+  PictureSize size{};
+  const cpu::Target target =
+      make_target(image, format, is_transparent, background, color, alpha, depth, size);
+  const View view = cpu::make_view(data_of(viewmat, {4, 4}, "viewmat"), focal,
+                                   static_cast<int>(size.width), static_cast<int>(size.height));
+  py::gil_scoped_release unlocked;
+  cpu::Context context(cpu::find_kernels(isa), threads);
+  cpu::rasterize(context, job, view, raster, target);
+}
+
+std::unique_ptr<Background> make_background(const FloatArray& pixels) {
+  data_of(pixels, {-1, -1, 3}, "pixels");
+  py::gil_scoped_release unlocked;
+  return std::make_unique<Background>(pixels.data(), static_cast<int>(pixels.shape(1)),
+                                      static_cast<int>(pixels.shape(0)));
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  const RasterParams defaults;
+  py::class_<RasterParams>(m, "RasterParams", "See gt_infer.config.RasterConfig.")
+      .def(py::init([](float near, float eps2d, float fov_margin, float radius_sigmas,
+                       float eigenvalue_floor, float alpha_max, float alpha_min,
+                       float transmittance_min) {
+             return RasterParams{near,      eps2d,     fov_margin, radius_sigmas, eigenvalue_floor,
+                                 alpha_max, alpha_min, transmittance_min};
+           }),
+           py::kw_only(), py::arg("near") = defaults.near, py::arg("eps2d") = defaults.eps2d,
+           py::arg("fov_margin") = defaults.fov_margin,
+           py::arg("radius_sigmas") = defaults.radius_sigmas,
+           py::arg("eigenvalue_floor") = defaults.eigenvalue_floor,
+           py::arg("alpha_max") = defaults.alpha_max, py::arg("alpha_min") = defaults.alpha_min,
+           py::arg("transmittance_min") = defaults.transmittance_min)
+      .def_readonly("near", &RasterParams::near)
+      .def_readonly("eps2d", &RasterParams::eps2d)
+      .def_readonly("fov_margin", &RasterParams::fov_margin)
+      .def_readonly("radius_sigmas", &RasterParams::radius_sigmas)
+      .def_readonly("eigenvalue_floor", &RasterParams::eigenvalue_floor)
+      .def_readonly("alpha_max", &RasterParams::alpha_max)
+      .def_readonly("alpha_min", &RasterParams::alpha_min)
+      .def_readonly("transmittance_min", &RasterParams::transmittance_min);
+
+  py::enum_<PixelFormat>(m, "PixelFormat")
+      .value("rgb8", PixelFormat::kRgb8)
+      .value("bgr8", PixelFormat::kBgr8)
+      .value("rgba8", PixelFormat::kRgba8)
+      .value("float32", PixelFormat::kRgbFloat);
+
+  py::class_<Background>(m, "Background", "A picture behind the splats, float32 [H, W, 3].")
+      .def(py::init(&make_background), py::arg("pixels").noconvert());
+
+  py::class_<cpu::Model, std::shared_ptr<cpu::Model>>(m, "Model",
+                                                      "An avatar prepared for the CPU. Immutable.")
+      .def(py::init(&make_model), py::arg("gaussians"), py::arg("network"));
+
+  py::class_<cpu::Engine>(m, "Engine", "One avatar on one CPU; calls take turns.")
+      .def(py::init([](std::shared_ptr<cpu::Model> model, const std::string& isa, int threads) {
+             return std::make_unique<cpu::Engine>(std::move(model), cpu::find_kernels(isa), threads);
+           }),
+           py::arg("model"), py::kw_only(), py::arg("isa"), py::arg("threads"))
+      .def_property_readonly(
+          "isa", [](const cpu::Engine& engine) { return engine.context().kernels().name; })
+      .def_property_readonly("threads",
+                             [](const cpu::Engine& engine) { return engine.context().threads(); })
+      .def("tokens", &tokens, py::arg("audio").noconvert(), py::arg("eye"),
+           py::arg("camera").noconvert())
+      .def("deform", &deform, py::arg("audio").noconvert(), py::arg("eye"),
+           py::arg("camera").noconvert(), py::kw_only(), py::arg("attention") = false)
+      .def("render", &render, py::arg("audio").noconvert(), py::arg("eye"),
+           py::arg("camera").noconvert(), py::kw_only(), py::arg("viewmat").noconvert(),
+           py::arg("focal"), py::arg("raster"), py::arg("image"), py::arg("format"),
+           py::arg("is_transparent") = false, py::arg("background").none(true) = nullptr,
+           py::arg("background_color") = std::array<float, 3>{0.0f, 0.0f, 0.0f},
+           py::arg("alpha") = py::none(), py::arg("depth") = py::none());
+
+  m.def("rasterize", &rasterize, py::kw_only(), py::arg("means").noconvert(),
+        py::arg("quats").noconvert(), py::arg("scales").noconvert(), py::arg("opacities").noconvert(),
+        py::arg("sh").noconvert(), py::arg("viewmat").noconvert(), py::arg("focal"), py::arg("raster"),
+        py::arg("image"), py::arg("format"), py::arg("is_transparent") = false,
+        py::arg("background").none(true) = nullptr,
+        py::arg("background_color") = std::array<float, 3>{0.0f, 0.0f, 0.0f},
+        py::arg("alpha") = py::none(), py::arg("depth") = py::none(), py::arg("isa") = "",
+        py::arg("threads") = 1, "Projects and draws given Gaussians.");
+}
+
+}  // namespace gt::bind

@@ -1,0 +1,62 @@
+// The machine as an engine uses it: an instruction set and a pool of threads.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernel_table.h"
+
+namespace gt::cpu {
+
+// Instruction sets that this build has and this machine can run, best first.
+std::vector<const KernelTable*> available_kernels();
+
+// Throws std::invalid_argument naming what there is. An empty name is the best.
+const KernelTable& find_kernels(const std::string& isa);
+
+// Cores this process may run on (affinity and, where there is one, the cgroup's quota).
+int usable_cores();
+
+class Context {
+ public:
+  // threads >= 1, the calling thread included.
+  Context(const KernelTable& kernels, int threads);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  const KernelTable& kernels() const { return kernels_; }
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls body(begin, end, worker) for pieces of [0, count) of at most `grain`, worker in
+  // [0, threads()); returns when all are done. Pieces are handed out in order. One caller at a time;
+  // `body` must not throw.
+  using Body = std::function<void(std::int32_t begin, std::int32_t end, int worker)>;
+  void parallel_for(std::int32_t count, std::int32_t grain, const Body& body);
+
+ private:
+  void work(int worker);
+  void take_pieces(int worker);
+  void stop();
+
+  const KernelTable& kernels_;
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable done_;
+  std::uint64_t generation_ = 0;
+  int busy_ = 0;
+  bool stopping_ = false;
+  const Body* body_ = nullptr;
+  std::int32_t count_ = 0;
+  std::int32_t grain_ = 1;
+  std::atomic<std::int32_t> next_{0};
+};
+
+}  // namespace gt::cpu

@@ -1,0 +1,144 @@
+// What the per-instruction-set translation units (kernels_*.cc) receive and export. Plain structs
+// and function pointers only: nothing inline may cross between those units.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gt/raster_params.h"
+
+namespace gt::cpu {
+
+constexpr int kTileGaussians = 32;  // Gaussians that one deformer tile carries, one per lane
+constexpr int kTokens = 4;          // audio, eye, camera, null
+constexpr int kHeads = 5;           // means, log-scales, quats, logit-opacity, sh
+constexpr int kHeadRows[kHeads] = {3, 3, 4, 1, 48};
+constexpr int kHeadFirstRow[kHeads] = {0, 3, 6, 10, 11};
+constexpr int kAttributeRows = 59;
+// Rows of a packed matrix come in panels of 8 and, for a remainder of up to 4, one panel of 4.
+constexpr int kPanelRows = 8;
+constexpr int kHalfPanelRows = 4;
+// A half panel may write up to 3 rows past an attribute's own.
+constexpr int kAttributeBufferRows = 64;
+
+constexpr int padded_rows(int rows) {
+  return (rows + kHalfPanelRows - 1) / kHalfPanelRows * kHalfPanelRows;
+}
+
+// y = W x + bias. `panels` holds W panel after panel, each column-major ([cols][rows of the panel]);
+// rows are zero-padded to padded_rows(rows), and so is the bias.
+struct PackedMatrix {
+  const float* panels;
+  const float* bias;
+  std::int32_t rows;
+  std::int32_t cols;
+};
+
+// One cross-attention layer with this frame's tokens folded in (MODEL section 2, "exact algebra"):
+// scores [4 n_head, d_model] gives the logits, mix [d_model, 4 n_head] the concatenated values after
+// w_concat. Row (or column) h * 4 + t belongs to head h and token t.
+struct LayerWeights {
+  PackedMatrix scores;
+  PackedMatrix mix;
+  const float* norm1_gamma;
+  const float* norm1_beta;
+  PackedMatrix ffn_hidden;
+  PackedMatrix ffn_out;
+  const float* norm2_gamma;
+  const float* norm2_beta;
+};
+
+struct HeadWeights {
+  bool is_present;  // a head that the training switched off leaves its attribute canonical
+  PackedMatrix hidden;
+  PackedMatrix out;
+};
+
+// Activated attributes, one row per Gaussian; means == nullptr: not wanted.
+struct AttributeArrays {
+  float* means;      // [N, 3]
+  float* quats;      // [N, 4]
+  float* scales;     // [N, 3]
+  float* opacities;  // [N]
+  float* sh;         // [N, 16, 3]
+  float* attention;  // [L, N, 4] or nullptr
+};
+
+// Where projected Gaussians go, one per Gaussian; splats == nullptr: not wanted.
+struct SplatArrays {
+  Splat* splats;     // [tiles * 32]
+  PixelRect* rects;  // [tiles * 32], empty where invisible
+};
+
+struct DeformJob {
+  std::int32_t n_gaussians;
+  std::int32_t d_model;
+  std::int32_t n_head;
+  std::int32_t n_layers;
+  std::int32_t hidden_width;  // the widest of all hidden layers
+  const float* features;      // [tiles, d_model, 32]
+  const float* canonical;     // [tiles, 59, 32] raw attributes, rows in the heads' order
+  const LayerWeights* layers;
+  HeadWeights heads[kHeads];
+  AttributeArrays attributes;
+  const View* view;
+  RasterParams raster;
+  SplatArrays out;
+};
+
+// Projects given Gaussians, without a network.
+struct ProjectJob {
+  std::int32_t n_gaussians;
+  const float* means;
+  const float* quats;  // any length > 0
+  const float* scales;
+  const float* opacities;
+  const float* sh;
+  const View* view;
+  RasterParams raster;
+  SplatArrays out;
+};
+
+enum class PixelFormat : std::int32_t { kRgb8, kBgr8, kRgba8, kRgbFloat };
+
+struct BlendJob {
+  const Splat* splats;
+  const PixelRect* rects;
+  const std::uint32_t* tile_offsets;  // [tiles + 1] into tile_splats
+  const std::uint32_t* tile_splats;   // splat indices, front to back within a tile
+  RasterParams raster;
+  std::int32_t width, height;
+  std::int32_t tiles_x;
+  // Planar [3][height][background_stride], stride a multiple of 16; nullptr: `background_color`.
+  const float* background;
+  std::int64_t background_stride;
+  float background_color[3];
+  PixelFormat format;
+  bool is_transparent;  // kRgba8: straight colour and alpha, no background
+  void* image;          // [height, width, 3 or 4]
+  float* alpha;         // [height, width] or nullptr
+  float* depth;         // [height, width] or nullptr
+};
+
+struct KernelTable {
+  const char* name;
+  // Tiles [begin, end) of 32 Gaussians. `scratch`: deform_scratch_floats(...) floats, 64-byte aligned.
+  void (*deform_project)(const DeformJob& job, std::int32_t begin, std::int32_t end, float* scratch);
+  void (*project)(const ProjectJob& job, std::int32_t begin, std::int32_t end, float* scratch);
+  // Screen tile number `tile` (row-major).
+  void (*blend)(const BlendJob& job, std::int32_t tile);
+};
+
+constexpr std::size_t deform_scratch_floats(int d_model, int n_head, int hidden_width) {
+  return static_cast<std::size_t>(kTileGaussians) *
+         static_cast<std::size_t>(2 * padded_rows(d_model) + padded_rows(hidden_width) +
+                                  padded_rows(kTokens * n_head) + kAttributeBufferRows);
+}
+
+extern const KernelTable kPortableKernels;
+#if defined(GT_HAVE_X86)
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+#endif
+
+}  // namespace gt::cpu

@@ -1,0 +1,169 @@
+#include "model.h"
+
+#include <algorithm>
+
+#include "gt/triplane.h"
+
+namespace gt::cpu {
+namespace {
+
+std::size_t area(int rows, int cols) {
+  return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
+}
+
+TransposedLinear transpose(const LinearSource& source, int taps) {
+  TransposedLinear result;
+  result.in = source.in;
+  result.out = source.out;
+  const int columns = source.in * taps;
+  result.weight.resize(area(columns, source.out));
+  for (int o = 0; o < source.out; ++o) {
+    for (int k = 0; k < columns; ++k) {
+      result.weight[area(k, source.out) + static_cast<std::size_t>(o)] =
+          source.weight[area(o, columns) + static_cast<std::size_t>(k)];
+    }
+  }
+  result.bias.assign(static_cast<std::size_t>(source.out), 0.0f);
+  if (source.bias != nullptr) std::copy_n(source.bias, source.out, result.bias.begin());
+  return result;
+}
+
+std::vector<TransposedLinear> transpose_all(const std::vector<LinearSource>& sources, int taps) {
+  std::vector<TransposedLinear> result;
+  result.reserve(sources.size());
+  for (const LinearSource& source : sources) result.push_back(transpose(source, taps));
+  return result;
+}
+
+PackedWeights pack_linear(const LinearSource& source) {
+  return pack(source.weight, source.bias, source.out, source.in);
+}
+
+std::vector<float> copy(const float* data, std::size_t size) { return {data, data + size}; }
+
+// MODEL section 2, step 1: per level the product of the three planes' bilinear samples.
+// `features` is [tiles, d_model, 32]; this fills the rows of one level for all Gaussians.
+void sample_level(const ModelSource& source, const ModelSource::Level& level, int first_row,
+                  AlignedBuffer<float>& features) {
+  constexpr int kAxes[3][2] = {{0, 1}, {0, 2}, {1, 2}};
+  const int channels = source.plane_channels;
+  const std::size_t size = static_cast<std::size_t>(level.size);
+  // Channels last, so that one sample reads four short runs instead of 4 * channels scattered values.
+  std::vector<float> planes[3];
+  for (int p = 0; p < 3; ++p) {
+    planes[p].resize(size * size * static_cast<std::size_t>(channels));
+    for (int c = 0; c < channels; ++c) {
+      const float* from = level.planes[p] + static_cast<std::size_t>(c) * size * size;
+      float* to = planes[p].data() + c;
+      for (std::size_t i = 0; i < size * size; ++i) to[i * static_cast<std::size_t>(channels)] = from[i];
+    }
+  }
+  const std::size_t n_channels = static_cast<std::size_t>(channels);
+  std::vector<float> product(n_channels);
+  for (int i = 0; i < source.n_gaussians; ++i) {
+    AxisSample axes[3];
+    for (int k = 0; k < 3; ++k) {
+      const float high = source.aabb[k];
+      const float low = source.aabb[3 + k];
+      const float x = source.means[3 * static_cast<std::size_t>(i) + static_cast<std::size_t>(k)];
+      axes[k] = sample_axis((x - high) * (2.0f / (low - high)) - 1.0f, level.size);
+    }
+    std::fill(product.begin(), product.end(), 1.0f);
+    for (int p = 0; p < 3; ++p) {
+      const AxisSample column = axes[kAxes[p][0]];
+      const AxisSample row = axes[kAxes[p][1]];
+      const float* corner = planes[p].data() + (static_cast<std::size_t>(row.index) * size +
+                                                static_cast<std::size_t>(column.index)) *
+                                                   n_channels;
+      const float* below = corner + size * n_channels;
+      const float w11 = row.weight * column.weight;
+      const float w10 = row.weight - w11;
+      const float w01 = column.weight - w11;
+      const float w00 = 1.0f - row.weight - w01;
+      for (std::size_t c = 0; c < n_channels; ++c) {
+        product[c] *= w00 * corner[c] + w01 * corner[n_channels + c] + w10 * below[c] +
+                      w11 * below[n_channels + c];
+      }
+    }
+    float* out = features.data() + area(i / kTileGaussians, source.d_model) * kTileGaussians +
+                 first_row * kTileGaussians + i % kTileGaussians;
+    for (std::size_t c = 0; c < n_channels; ++c) out[c * kTileGaussians] = product[c];
+  }
+}
+
+// Attribute rows in the heads' order; lanes past the last Gaussian repeat it.
+void pack_canonical(const ModelSource& source, int n_tiles, AlignedBuffer<float>& canonical) {
+  const struct {
+    const float* base;
+    int width;
+  } attributes[kHeads] = {{source.means, 3},
+                          {source.log_scales, 3},
+                          {source.quats, 4},
+                          {source.logit_opacities, 1},
+                          {source.sh, 48}};
+  for (int slot = 0; slot < n_tiles * kTileGaussians; ++slot) {
+    const int i = std::min(slot, source.n_gaussians - 1);
+    float* tile = canonical.data() + area(slot / kTileGaussians, kAttributeRows) * kTileGaussians;
+    for (int h = 0; h < kHeads; ++h) {
+      const float* from = attributes[h].base + area(i, attributes[h].width);
+      for (int k = 0; k < attributes[h].width; ++k) {
+        tile[(kHeadFirstRow[h] + k) * kTileGaussians + slot % kTileGaussians] = from[k];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Model::Model(const ModelSource& source)
+    : n_gaussians(source.n_gaussians),
+      n_tiles((source.n_gaussians + kTileGaussians - 1) / kTileGaussians),
+      d_model(source.d_model),
+      n_head(source.n_head),
+      hidden_width(0),
+      features(area(n_tiles, source.d_model) * kTileGaussians),
+      canonical(area(n_tiles, kAttributeRows) * kTileGaussians) {
+  int first_row = 0;
+  for (const ModelSource::Level& level : source.levels) {
+    sample_level(source, level, first_row, features);
+    first_row += source.plane_channels;
+  }
+  pack_canonical(source, n_tiles, canonical);
+
+  tokens.audio_conv = transpose_all(source.audio_conv, 3);
+  tokens.audio_fc = transpose_all(source.audio_fc, 1);
+  tokens.attention_conv = transpose_all(source.attention_conv, 3);
+  tokens.attention_fc = transpose(source.attention_fc, 1);
+  tokens.audio_mlp = transpose_all(source.audio_mlp, 1);
+  tokens.eye_mlp = transpose_all(source.eye_mlp, 1);
+  tokens.camera_mlp = transpose_all(source.camera_mlp, 1);
+  const std::size_t d = static_cast<std::size_t>(d_model);
+  tokens.null_token = copy(source.null_token, d);
+
+  for (const LayerSource& layer : source.layers) {
+    Layer packed;
+    packed.fold.query_weight = copy(layer.query.weight, d * d);
+    packed.fold.query_bias = copy(layer.query.bias, d);
+    packed.fold.key = transpose(layer.key, 1);
+    packed.fold.value = transpose(layer.value, 1);
+    packed.fold.concat_weight = copy(layer.concat.weight, d * d);
+    packed.fold.concat_bias = copy(layer.concat.bias, d);
+    packed.norm1_gamma = copy(layer.norm1_gamma, d);
+    packed.norm1_beta = copy(layer.norm1_beta, d);
+    packed.norm2_gamma = copy(layer.norm2_gamma, d);
+    packed.norm2_beta = copy(layer.norm2_beta, d);
+    packed.ffn_hidden = pack_linear(layer.ffn_hidden);
+    packed.ffn_out = pack_linear(layer.ffn_out);
+    hidden_width = std::max(hidden_width, layer.ffn_hidden.out);
+    layers.push_back(std::move(packed));
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    heads[h].is_present = source.heads[h].is_present;
+    if (!heads[h].is_present) continue;
+    heads[h].hidden = pack_linear(source.heads[h].hidden);
+    heads[h].out = pack_linear(source.heads[h].out);
+    hidden_width = std::max(hidden_width, heads[h].hidden.rows());
+  }
+}
+
+}  // namespace gt::cpu

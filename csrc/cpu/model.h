@@ -1,0 +1,103 @@
+// An avatar prepared for the CPU: the static features sampled, the weights packed. Immutable.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "aligned_buffer.h"
+#include "packed.h"
+
+namespace gt::cpu {
+
+// Borrowed arrays of an avatar, float32 and C-contiguous; shapes were checked by whoever loaded it.
+struct LinearSource {
+  const float* weight;  // [out, in] or, for a convolution, [out, in, 3]
+  const float* bias;    // [out] or nullptr
+  int out;
+  int in;
+};
+
+struct LayerSource {
+  LinearSource query, key, value, concat;  // [d, d]
+  const float *norm1_gamma, *norm1_beta, *norm2_gamma, *norm2_beta;
+  LinearSource ffn_hidden, ffn_out;
+};
+
+struct ModelSource {
+  int n_gaussians;
+  const float* means;            // [N, 3]
+  const float* log_scales;       // [N, 3]
+  const float* quats;            // [N, 4], any length
+  const float* logit_opacities;  // [N]
+  const float* sh;               // [N, 16, 3]
+
+  const float* aabb;  // [2, 3], row 0 the maximum
+  struct Level {
+    const float* planes[3];  // (x,y), (x,z), (y,z): [channels, size, size], last axis = first of pair
+    int size;
+  };
+  std::vector<Level> levels;
+  int plane_channels;
+
+  std::vector<LinearSource> audio_conv, audio_fc, attention_conv;
+  LinearSource attention_fc;
+  std::vector<LinearSource> audio_mlp, eye_mlp, camera_mlp;
+  const float* null_token;  // [d]
+  int d_model;
+  int n_head;
+  std::vector<LayerSource> layers;
+  struct Head {
+    bool is_present;
+    LinearSource hidden, out;
+  };
+  Head heads[kHeads];
+};
+
+// A linear map or convolution with its weight transposed, so that the inner loop runs over outputs.
+struct TransposedLinear {
+  std::vector<float> weight;  // [in (* 3), out]
+  std::vector<float> bias;    // [out], zero where the network has none
+  int in = 0;
+  int out = 0;
+};
+
+struct TokenNetwork {
+  std::vector<TransposedLinear> audio_conv, audio_fc, attention_conv;
+  TransposedLinear attention_fc;
+  std::vector<TransposedLinear> audio_mlp, eye_mlp, camera_mlp;
+  std::vector<float> null_token;
+};
+
+// A layer's projections as they are folded with each frame's tokens.
+struct FoldSource {
+  std::vector<float> query_weight, query_bias;    // [d, d], [d]
+  TransposedLinear key, value;
+  std::vector<float> concat_weight, concat_bias;  // [d, d], [d]
+};
+
+struct Model {
+  explicit Model(const ModelSource& source);
+
+  int n_gaussians;
+  int n_tiles;
+  int d_model;
+  int n_head;
+  int hidden_width;
+  AlignedBuffer<float> features;   // [tiles, d_model, 32]
+  AlignedBuffer<float> canonical;  // [tiles, 59, 32]
+  TokenNetwork tokens;
+
+  struct Layer {
+    FoldSource fold;
+    std::vector<float> norm1_gamma, norm1_beta, norm2_gamma, norm2_beta;
+    PackedWeights ffn_hidden, ffn_out;
+  };
+  std::vector<Layer> layers;
+  struct Head {
+    bool is_present;
+    PackedWeights hidden, out;
+  };
+  Head heads[kHeads];
+};
+
+}  // namespace gt::cpu

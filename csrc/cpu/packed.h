@@ -1,0 +1,31 @@
+// Weight matrices in the layout that the matrix micro-kernel reads.
+#pragma once
+
+#include "aligned_buffer.h"
+#include "kernel_table.h"
+
+namespace gt::cpu {
+
+class PackedWeights {
+ public:
+  PackedWeights() = default;
+  PackedWeights(int rows, int cols);
+
+  int rows() const { return rows_; }
+  int cols() const { return cols_; }
+  // Element of W; the padding stays zero.
+  float& at(int row, int col);
+  float& bias(int row) { return bias_[static_cast<std::size_t>(row)]; }
+  PackedMatrix view() const { return {panels_.data(), bias_.data(), rows_, cols_}; }
+
+ private:
+  int rows_ = 0;
+  int cols_ = 0;
+  AlignedBuffer<float> panels_;
+  AlignedBuffer<float> bias_;
+};
+
+// W row-major [rows, cols]; bias [rows] or nullptr for zero.
+PackedWeights pack(const float* weight, const float* bias, int rows, int cols);
+
+}  // namespace gt::cpu

@@ -1,0 +1,135 @@
+#include "splatter.h"
+
+#include <array>
+#include <cstring>
+
+namespace gt::cpu {
+namespace {
+
+bool is_empty(const PixelRect& rect) { return rect.x1 < rect.x0; }
+
+int tiles_across(int pixels) { return (pixels + kTilePixels - 1) / kTilePixels; }
+
+}  // namespace
+
+Background::Background(const float* pixels, int width, int height)
+    : width_(width), height_(height), stride_(std::int64_t{tiles_across(width)} * kTilePixels) {
+  const std::size_t plane = static_cast<std::size_t>(stride_) * static_cast<std::size_t>(height);
+  planes_.resize(3 * plane);
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width; ++x) {
+      const std::size_t at = static_cast<std::size_t>(y) * static_cast<std::size_t>(width) +
+                             static_cast<std::size_t>(x);
+      const std::size_t to = static_cast<std::size_t>(y) * static_cast<std::size_t>(stride_) +
+                             static_cast<std::size_t>(x);
+      for (std::size_t c = 0; c < 3; ++c) planes_[c * plane + to] = pixels[3 * at + c];
+    }
+  }
+}
+
+SplatArrays Splatter::reserve(int n_gaussians) {
+  n_slots_ = (n_gaussians + kTileGaussians - 1) / kTileGaussians * kTileGaussians;
+  const std::size_t slots = static_cast<std::size_t>(n_slots_);
+  if (splats_.size() < slots) {
+    splats_.resize(slots);
+    rects_.resize(slots);
+    for (auto* list : {&keys_, &order_, &keys_swap_, &order_swap_}) list->reserve(slots);
+  }
+  return {splats_.data(), rects_.data()};
+}
+
+// Least-significant-digit radix sort, stable, so that equal depths stay in index order. The bits of a
+// positive float order like the float.
+void Splatter::sort_by_depth() {
+  constexpr int kBits = 11;
+  constexpr std::uint32_t kBuckets = 1u << kBits;
+  constexpr int kPasses = 3;
+  std::array<std::array<std::uint32_t, kBuckets>, kPasses> counts{};
+  for (const std::uint32_t key : keys_) {
+    for (int pass = 0; pass < kPasses; ++pass) {
+      ++counts[static_cast<std::size_t>(pass)][(key >> (pass * kBits)) % kBuckets];
+    }
+  }
+  const std::size_t n = keys_.size();
+  keys_swap_.resize(n);
+  order_swap_.resize(n);
+  for (int pass = 0; pass < kPasses; ++pass) {
+    auto& starts = counts[static_cast<std::size_t>(pass)];
+    std::uint32_t sum = 0;
+    for (std::uint32_t& bucket : starts) {
+      const std::uint32_t size = bucket;
+      bucket = sum;
+      sum += size;
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::uint32_t to = starts[(keys_[i] >> (pass * kBits)) % kBuckets]++;
+      keys_swap_[to] = keys_[i];
+      order_swap_[to] = order_[i];
+    }
+    keys_.swap(keys_swap_);
+    order_.swap(order_swap_);
+  }
+}
+
+void Splatter::bin(const View& view) {
+  keys_.clear();
+  order_.clear();
+  const int tiles_x = tiles_across(view.width);
+  const int tiles = tiles_x * tiles_across(view.height);
+  tile_offsets_.assign(static_cast<std::size_t>(tiles) + 1, 0);
+  for (int i = 0; i < n_slots_; ++i) {
+    const PixelRect rect = rects_[static_cast<std::size_t>(i)];
+    if (is_empty(rect)) continue;
+    std::uint32_t key;
+    std::memcpy(&key, &splats_[static_cast<std::size_t>(i)].depth, sizeof key);
+    keys_.push_back(key);
+    order_.push_back(static_cast<std::uint32_t>(i));
+    for (int ty = rect.y0 / kTilePixels; ty <= rect.y1 / kTilePixels; ++ty) {
+      for (int tx = rect.x0 / kTilePixels; tx <= rect.x1 / kTilePixels; ++tx) {
+        ++tile_offsets_[static_cast<std::size_t>(ty * tiles_x + tx) + 1];
+      }
+    }
+  }
+  for (std::size_t t = 1; t < tile_offsets_.size(); ++t) tile_offsets_[t] += tile_offsets_[t - 1];
+  sort_by_depth();
+
+  tile_cursor_.assign(tile_offsets_.begin(), tile_offsets_.end() - 1);
+  tile_splats_.resize(tile_offsets_.back());
+  for (const std::uint32_t i : order_) {
+    const PixelRect rect = rects_[i];
+    for (int ty = rect.y0 / kTilePixels; ty <= rect.y1 / kTilePixels; ++ty) {
+      for (int tx = rect.x0 / kTilePixels; tx <= rect.x1 / kTilePixels; ++tx) {
+        tile_splats_[tile_cursor_[static_cast<std::size_t>(ty * tiles_x + tx)]++] = i;
+      }
+    }
+  }
+}
+
+void Splatter::blend(const View& view, const RasterParams& raster, const Target& target) {
+  BlendJob job{};
+  job.splats = splats_.data();
+  job.rects = rects_.data();
+  job.tile_offsets = tile_offsets_.data();
+  job.tile_splats = tile_splats_.data();
+  job.raster = raster;
+  job.width = view.width;
+  job.height = view.height;
+  job.tiles_x = tiles_across(view.width);
+  if (target.background != nullptr) {
+    job.background = target.background->data();
+    job.background_stride = target.background->stride();
+  }
+  for (int c = 0; c < 3; ++c) job.background_color[c] = target.background_color[c];
+  job.format = target.format;
+  job.is_transparent = target.is_transparent;
+  job.image = target.image;
+  job.alpha = target.alpha;
+  job.depth = target.depth;
+  const KernelTable& kernels = context_.kernels();
+  context_.parallel_for(job.tiles_x * tiles_across(view.height), 1,
+                        [&](std::int32_t begin, std::int32_t end, int) {
+                          for (std::int32_t tile = begin; tile < end; ++tile) kernels.blend(job, tile);
+                        });
+}
+
+}  // namespace gt::cpu

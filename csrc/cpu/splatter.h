@@ -1,0 +1,66 @@
+// Projected Gaussians to a picture: depth order, per-tile lists, blending.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "aligned_buffer.h"
+#include "context.h"
+#include "kernel_table.h"
+
+namespace gt::cpu {
+
+// A picture behind the splats: planar float [3][height][stride], stride a multiple of 16.
+class Background {
+ public:
+  // pixels: [height, width, 3] interleaved.
+  Background(const float* pixels, int width, int height);
+
+  int width() const { return width_; }
+  int height() const { return height_; }
+  std::int64_t stride() const { return stride_; }
+  const float* data() const { return planes_.data(); }
+
+ private:
+  int width_;
+  int height_;
+  std::int64_t stride_;
+  AlignedBuffer<float> planes_;
+};
+
+// Where a frame goes. image is required; alpha and depth may be nullptr.
+struct Target {
+  PixelFormat format;
+  bool is_transparent;
+  const Background* background;  // of the view's size, or nullptr: background_color
+  float background_color[3];
+  void* image;
+  float* alpha;
+  float* depth;
+};
+
+// Owns the splats of one frame at a time. Projection kernels fill `arrays()`, `draw` consumes them.
+class Splatter {
+ public:
+  explicit Splatter(Context& context) : context_(context) {}
+
+  // Makes room for n Gaussians; the arrays are valid until the next call.
+  SplatArrays reserve(int n_gaussians);
+
+  // Depth order and tile lists of the splats just projected.
+  void bin(const View& view);
+  void blend(const View& view, const RasterParams& raster, const Target& target);
+
+ private:
+  void sort_by_depth();
+
+  Context& context_;
+  AlignedBuffer<Splat> splats_;
+  AlignedBuffer<PixelRect> rects_;
+  int n_slots_ = 0;
+
+  std::vector<std::uint32_t> keys_, order_, keys_swap_, order_swap_;
+  std::vector<std::uint32_t> tile_offsets_, tile_cursor_, tile_splats_;
+};
+
+}  // namespace gt::cpu

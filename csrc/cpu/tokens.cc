@@ -1,0 +1,183 @@
+#include "tokens.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace gt::cpu {
+namespace {
+
+using Values = std::vector<float>;
+
+std::size_t at(int row, int cols) {
+  return static_cast<std::size_t>(row) * static_cast<std::size_t>(cols);
+}
+
+void leaky_relu(Values& values) {
+  for (float& value : values) value = value > 0.0f ? value : 0.02f * value;
+}
+
+void relu(Values& values) {
+  for (float& value : values) value = std::max(value, 0.0f);
+}
+
+// sums [out] += x * one row of the transposed weight.
+void add_scaled(float x, const float* weights, int out, float* sums) {
+  for (int o = 0; o < out; ++o) sums[o] += x * weights[o];
+}
+
+Values apply(const TransposedLinear& linear, const float* x) {
+  Values y = linear.bias;
+  for (int k = 0; k < linear.in; ++k) {
+    add_scaled(x[k], linear.weight.data() + at(k, linear.out), linear.out, y.data());
+  }
+  return y;
+}
+
+// Width 3, padding 1. x is [steps, in], the result [ceil(steps / stride), out]: time-major, so that a
+// whole step is one run of memory.
+Values convolve(const TransposedLinear& conv, const Values& x, int steps, int stride) {
+  const int out_steps = (steps + stride - 1) / stride;
+  Values y;
+  y.reserve(at(out_steps, conv.out));
+  for (int t = 0; t < out_steps; ++t) {
+    y.insert(y.end(), conv.bias.begin(), conv.bias.end());
+    float* sums = y.data() + at(t, conv.out);
+    for (int tap = 0; tap < 3; ++tap) {
+      const int step = t * stride + tap - 1;
+      if (step < 0 || step >= steps) continue;
+      const float* row = x.data() + at(step, conv.in);
+      for (int c = 0; c < conv.in; ++c) {
+        add_scaled(row[c], conv.weight.data() + at(3 * c + tap, conv.out), conv.out, sums);
+      }
+    }
+  }
+  return y;
+}
+
+Values apply_mlp(const std::vector<TransposedLinear>& mlp, Values x) {
+  for (std::size_t i = 0; i < mlp.size(); ++i) {
+    x = apply(mlp[i], x.data());
+    if (i + 1 < mlp.size()) relu(x);
+  }
+  return x;
+}
+
+// One window [channels, 16] through AudioNet.
+Values encode_window(const TokenNetwork& net, const float* window, int channels) {
+  Values x(at(kWindowSteps, channels));
+  for (int c = 0; c < channels; ++c) {
+    for (int t = 0; t < kWindowSteps; ++t) {
+      x[at(t, channels) + static_cast<std::size_t>(c)] = window[c * kWindowSteps + t];
+    }
+  }
+  int steps = kWindowSteps;
+  for (const TransposedLinear& conv : net.audio_conv) {
+    x = convolve(conv, x, steps, 2);
+    leaky_relu(x);
+    steps = (steps + 1) / 2;
+  }
+  for (std::size_t i = 0; i < net.audio_fc.size(); ++i) {
+    x = apply(net.audio_fc[i], x.data());
+    if (i + 1 < net.audio_fc.size()) leaky_relu(x);
+  }
+  return x;
+}
+
+// Softmax weights of the 8 windows from their codes [8, width].
+Values attend_windows(const TokenNetwork& net, const Values& codes) {
+  Values x = codes;
+  for (const TransposedLinear& conv : net.attention_conv) {
+    x = convolve(conv, x, kWindows, 1);
+    leaky_relu(x);
+  }
+  Values weights = apply(net.attention_fc, x.data());
+  const float top = *std::max_element(weights.begin(), weights.end());
+  float sum = 0.0f;
+  for (float& w : weights) {
+    w = std::exp(w - top);
+    sum += w;
+  }
+  for (float& w : weights) w /= sum;
+  return weights;
+}
+
+// MODEL section 2, step 3. The argument is rounded to float32 as the trained networks saw it: at
+// 5623 rad the rounding is no longer negligible.
+Values encode_eye(float eye, int width) {
+  Values code(static_cast<std::size_t>(width));
+  for (int i = 0; i < width; ++i) {
+    const double exponent = static_cast<double>(i / 2 * 2) / width;
+    const float frequency = static_cast<float>(std::pow(10000.0, exponent));
+    const float angle = eye * frequency;
+    const double value = i % 2 == 0 ? std::sin(static_cast<double>(angle))
+                                    : std::cos(static_cast<double>(angle));
+    code[static_cast<std::size_t>(i)] = static_cast<float>(value);
+  }
+  return code;
+}
+
+constexpr int kEyeCode = 32;
+
+}  // namespace
+
+void compute_tokens(const Model& model, const FrameInput& input, std::vector<float>& tokens) {
+  const TokenNetwork& net = model.tokens;
+  Values codes;
+  for (int w = 0; w < kWindows; ++w) {
+    const float* window = input.audio + at(w, input.audio_channels * kWindowSteps);
+    const Values code = encode_window(net, window, input.audio_channels);
+    codes.insert(codes.end(), code.begin(), code.end());
+  }
+  const Values weights = attend_windows(net, codes);
+  const int width = static_cast<int>(codes.size()) / kWindows;
+  Values audio(static_cast<std::size_t>(width), 0.0f);
+  for (int w = 0; w < kWindows; ++w) {
+    add_scaled(weights[static_cast<std::size_t>(w)], codes.data() + at(w, width), width, audio.data());
+  }
+
+  const Values camera(input.camera, input.camera + 12);
+  tokens.clear();
+  for (const Values& token : {apply_mlp(net.audio_mlp, std::move(audio)),
+                              apply_mlp(net.eye_mlp, encode_eye(input.eye, kEyeCode)),
+                              apply_mlp(net.camera_mlp, camera), net.null_token}) {
+    tokens.insert(tokens.end(), token.begin(), token.end());
+  }
+}
+
+void fold_layer(const FoldSource& source, int d_model, int n_head, const std::vector<float>& tokens,
+                FoldedLayer& folded) {
+  const int rows = kTokens * n_head;
+  const int head_width = d_model / n_head;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_width));
+  if (folded.scores.rows() != rows) {
+    folded.scores = PackedWeights(rows, d_model);
+    folded.mix = PackedWeights(d_model, rows);
+  }
+  for (int d = 0; d < d_model; ++d) folded.mix.bias(d) = source.concat_bias[static_cast<std::size_t>(d)];
+  Values score(static_cast<std::size_t>(d_model));
+  for (int t = 0; t < kTokens; ++t) {
+    const Values key = apply(source.key, tokens.data() + at(t, d_model));
+    const Values value = apply(source.value, tokens.data() + at(t, d_model));
+    for (int h = 0; h < n_head; ++h) {
+      const int first = h * head_width;
+      const int row = h * kTokens + t;
+      std::fill(score.begin(), score.end(), 0.0f);
+      float constant = 0.0f;
+      for (int k = first; k < first + head_width; ++k) {
+        const float weight = key[static_cast<std::size_t>(k)] * scale;
+        add_scaled(weight, source.query_weight.data() + at(k, d_model), d_model, score.data());
+        constant += weight * source.query_bias[static_cast<std::size_t>(k)];
+      }
+      for (int d = 0; d < d_model; ++d) {
+        folded.scores.at(row, d) = score[static_cast<std::size_t>(d)];
+        const float* concat = source.concat_weight.data() + at(d, d_model) + first;
+        float sum = 0.0f;
+        for (int k = 0; k < head_width; ++k) sum += concat[k] * value[static_cast<std::size_t>(first + k)];
+        folded.mix.at(d, row) = sum;
+      }
+      folded.scores.bias(row) = constant;
+    }
+  }
+}
+
+}  // namespace gt::cpu

@@ -1,0 +1,31 @@
+// The four tokens of a frame (MODEL section 2, steps 2 to 4) and their folding into the layers.
+#pragma once
+
+#include <vector>
+
+#include "model.h"
+
+namespace gt::cpu {
+
+struct FrameInput {
+  const float* audio;   // [8, channels, 16]
+  int audio_channels;
+  float eye;            // 0 open .. 1 shut
+  const float* camera;  // [12]
+};
+
+constexpr int kWindows = 8;
+constexpr int kWindowSteps = 16;
+
+// tokens: [4, d_model], audio, eye, camera, null.
+void compute_tokens(const Model& model, const FrameInput& input, std::vector<float>& tokens);
+
+// One layer's scores [4 n_head, d_model] and mix [d_model, 4 n_head] for these tokens; see LayerWeights.
+struct FoldedLayer {
+  PackedWeights scores;
+  PackedWeights mix;
+};
+void fold_layer(const FoldSource& source, int d_model, int n_head, const std::vector<float>& tokens,
+                FoldedLayer& folded);
+
+}  // namespace gt::cpu
