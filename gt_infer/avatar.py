@@ -16,8 +16,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from .avatar_file import Section, TensorFile, write_tensor_file
-from .avatar_network import AttentionLayer, Linear, Network, check_array
+from .avatar_file import Section, TensorFile, short, write_tensor_file
+from .avatar_network import AttentionLayer, Linear, Network
+from .avatar_parts import (
+    AudioFrontend,
+    CanonicalGaussians,
+    Checklist,
+    LogMelConstants,
+    TrainingPoses,
+    check_quaternions,
+)
 from .config import TIMING, RasterConfig
 from .errors import AvatarError, GtError
 from .types import Camera, FloatArray
@@ -36,98 +44,12 @@ __all__ = [
 ]
 
 Storage = Literal["fp32", "fp16"]
-FrontendKind = Literal["logmel29", "features"]
 ByteArray = npt.NDArray[np.uint8]
 
 FORMAT_VERSION = 1
 _MAX_PICTURE = 8192  # pixels a side
-_MAX_LOG_SCALE = 80.0  # exp of it, and of its negative, is still a normal float32
-_MIN_QUATERNION = 1e-8
-_MAX_TRANSLATION = 1e4  # head-space units; a portrait's is about 10
 # Positions are a head's geometry: half precision would move them by up to 1/1000 of its size.
 _ALWAYS_FP32 = {"gaussians.means", "network.aabb"}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CanonicalGaussians:
-    """N Gaussians before deformation, raw as trained.
-
-    Attributes:
-        means: [N, 3] float32, head space.
-        log_scales: [N, 3] float32.
-        quats: [N, 4] float32, w x y z, any length but zero.
-        logit_opacities: [N] float32.
-        sh: [N, K, 3] float32, K = (degree + 1)^2, degree 0 to 3.
-    """
-
-    means: FloatArray
-    log_scales: FloatArray
-    quats: FloatArray
-    logit_opacities: FloatArray
-    sh: FloatArray
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainingPoses:
-    """Where the head was and how far the eyes were shut in the M training frames.
-
-    Attributes:
-        euler: [M, 3] float32, radians: pitch, yaw, roll.
-        trans: [M, 3] float32, head-space units.
-        blink: [M] float32 in [0, 1].
-    """
-
-    euler: FloatArray
-    trans: FloatArray
-    blink: FloatArray
-
-    @property
-    def mean_euler(self) -> tuple[float, float, float]:
-        """Mean (pitch, yaw, roll), radians."""
-        return _mean3(self.euler)
-
-    @property
-    def mean_trans(self) -> tuple[float, float, float]:
-        """Mean translation, head-space units."""
-        return _mean3(self.trans)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LogMelConstants:
-    """What defines a log-mel front-end, frozen as trained; samples are at `sample_rate`.
-
-    Attributes:
-        mean, std: [C] float32, normalisation of each band.
-        hop, window, n_fft: samples.
-        f_min, f_max: Hz, edges of the first and last band.
-        eps: added to a band's power before the logarithm.
-    """
-
-    mean: FloatArray
-    std: FloatArray
-    sample_rate: int = 16_000
-    hop: int = 320
-    window: int = 400
-    n_fft: int = 512
-    f_min: float = 80.0
-    f_max: float = 7600.0
-    eps: float = 1e-6
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AudioFrontend:
-    """Which sound features the networks were trained on.
-
-    Attributes:
-        kind: "logmel29", computed from sound by gt_infer; or "features", some other extractor's,
-            which come precomputed.
-        channels: C of one 50 Hz feature step.
-        constants: of the log-mel front-end, None for "features".
-    """
-
-    kind: FrontendKind
-    channels: int
-    constants: LogMelConstants | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -263,7 +185,7 @@ def _stored_half(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             "use storage fp32"
         )
     if name == "gaussians.quats":
-        _check_quaternions(half.astype(np.float32), " after rounding to float16: use storage fp32")
+        check_quaternions(half.astype(np.float32), " after rounding to float16: use storage fp32")
     return half
 
 
@@ -319,12 +241,12 @@ def _read(file: TensorFile) -> Avatar:
         )
     storage = manifest.text("storage")
     if storage not in ("fp32", "fp16"):
-        raise AvatarError(f"manifest.storage = {storage!r}: expected fp32 or fp16")
+        raise AvatarError(f"manifest.storage = {short(storage)}: expected fp32 or fp16")
     count = manifest.integer("gaussians")
     widths = manifest.take("network")
     timing = manifest.take("timing")
     if timing != dataclasses.asdict(TIMING):
-        raise AvatarError(f"manifest.timing = {timing}: this gt_infer needs {TIMING}")
+        raise AvatarError(f"manifest.timing = {short(timing)}: this gt_infer needs {TIMING}")
 
     weights = _Weights(file, storage)
     gaussians = CanonicalGaussians(
@@ -372,7 +294,9 @@ def _read(file: TensorFile) -> Avatar:
     if count != len(avatar):
         raise AvatarError(f"manifest.gaussians = {count}, but gaussians.means has {len(avatar)}")
     if widths != network.describe():
-        raise AvatarError(f"manifest.network = {widths}, but the tensors say {network.describe()}")
+        raise AvatarError(
+            f"manifest.network = {short(widths)}, but the tensors say {network.describe()}"
+        )
     for _, array in _tensors(avatar):
         array.flags.writeable = False
     return avatar
@@ -402,7 +326,7 @@ def _read_frontend(section: Section, file: TensorFile) -> AudioFrontend:
         return AudioFrontend("features", channels)
     if kind != "logmel29":
         raise AvatarError(
-            f"manifest.frontend.kind = {kind!r}: expected logmel29, or features without constants. "
+            f"manifest.frontend.kind = {short(kind)}: expected logmel29, or features without constants. "
             "Update gt_infer."
         )
     fields = Section(constants, "manifest.frontend.constants")
@@ -422,49 +346,20 @@ def _read_frontend(section: Section, file: TensorFile) -> AudioFrontend:
 
 
 def _check(avatar: Avatar) -> None:
-    count = _check_gaussians(avatar.gaussians)
-    avatar.network.check(sh_coefficients=avatar.gaussians.sh.shape[1])
+    avatar.gaussians.check()
+    avatar.network.check(sh_coefficients=avatar.gaussians.sh.shape[1]).raise_first()
     _check_pictures(avatar)
     if avatar.poses is not None:
-        _check_poses(avatar.poses)
-    _check_frontend(avatar.frontend, avatar.network.audio_channels)
+        avatar.poses.check()
+    avatar.frontend.check()
+    if avatar.frontend.channels != avatar.network.audio_channels:
+        raise AvatarError(
+            f"frontend.channels = {avatar.frontend.channels}, but network.audio_conv.0 takes "
+            f"{avatar.network.audio_channels}"
+        )
     for name in ("name", "licence"):
         if not isinstance(getattr(avatar, name), str):
             raise AvatarError(f"{name} = {getattr(avatar, name)!r}: expected text")
-    assert count >= 1
-
-
-def _check_gaussians(gaussians: CanonicalGaussians) -> int:
-    check_array("gaussians.means", gaussians.means, None, 3)
-    count = gaussians.means.shape[0]
-    if count < 1:
-        raise AvatarError("gaussians.means: no Gaussians; the training left nothing to show")
-    check_array("gaussians.log_scales", gaussians.log_scales, count, 3)
-    check_array("gaussians.quats", gaussians.quats, count, 4)
-    check_array("gaussians.logit_opacities", gaussians.logit_opacities, count)
-    check_array("gaussians.sh", gaussians.sh, count, None, 3)
-    if gaussians.sh.shape[1] not in (1, 4, 9, 16):
-        raise AvatarError(
-            f"gaussians.sh: {gaussians.sh.shape[1]} coefficients; degree 0 to 3 has 1, 4, 9 or 16"
-        )
-    largest = float(np.abs(gaussians.log_scales).max())
-    if largest > _MAX_LOG_SCALE:
-        raise AvatarError(
-            f"gaussians.log_scales: magnitude {largest:.4g} is beyond {_MAX_LOG_SCALE}. They are "
-            "logarithms of standard deviations."
-        )
-    _check_quaternions(gaussians.quats, "")
-    return int(count)
-
-
-def _check_quaternions(quats: FloatArray, hint: str) -> None:
-    lengths = np.sqrt(np.square(quats, dtype=np.float64).sum(axis=1))
-    bad = np.flatnonzero(lengths < _MIN_QUATERNION)
-    if len(bad):
-        raise AvatarError(
-            f"gaussians.quats[{bad[0]}] = {quats[bad[0]].tolist()}: {len(bad)} of {len(quats)} "
-            f"quaternions have length zero and give no rotation{hint}"
-        )
 
 
 def _check_pictures(avatar: Avatar) -> None:
@@ -481,57 +376,6 @@ def _check_pictures(avatar: Avatar) -> None:
                 f"{name}: expected uint8 {list(shape)} (the camera's size), got {array.dtype} "
                 f"{list(array.shape)}"
             )
-    check_array("image.torso_poses", avatar.torso_poses, count, 3)
-
-
-def _check_poses(poses: TrainingPoses) -> None:
-    check_array("poses.euler", poses.euler, None, 3)
-    count = len(poses.euler)
-    if count < 1:
-        raise AvatarError("poses.euler: empty")
-    check_array("poses.trans", poses.trans, count, 3)
-    check_array("poses.blink", poses.blink, count)
-    for name, array, low, high in (
-        ("poses.euler", poses.euler, -2 * np.pi, 2 * np.pi),
-        ("poses.trans", poses.trans, -_MAX_TRANSLATION, _MAX_TRANSLATION),
-        ("poses.blink", poses.blink, 0.0, 1.0),
-    ):
-        if array.min() < low or array.max() > high:
-            raise AvatarError(
-                f"{name}: values from {array.min():.4g} to {array.max():.4g}, expected "
-                f"{low:.4g} to {high:.4g}"
-            )
-
-
-def _check_frontend(frontend: AudioFrontend, channels: int) -> None:
-    if frontend.channels != channels:
-        raise AvatarError(
-            f"frontend.channels = {frontend.channels}, but network.audio_conv.0 takes {channels}"
-        )
-    constants = frontend.constants
-    if (frontend.kind == "logmel29") != (constants is not None):
-        raise AvatarError(f"frontend.kind = {frontend.kind!r} does not fit its constants")
-    if constants is None:
-        return
-    check_array("frontend.mean", constants.mean, channels)
-    check_array("frontend.std", constants.std, channels)
-    timing = (constants.sample_rate, constants.hop)
-    if timing != (TIMING.sample_rate, TIMING.hop_samples):
-        raise AvatarError(f"frontend sample_rate and hop = {timing}: expected 16000 and 320")
-    if not 1 <= constants.window <= constants.n_fft <= 1 << 16:
-        raise AvatarError(
-            f"frontend window = {constants.window}, n_fft = {constants.n_fft}: expected "
-            "1 <= window <= n_fft <= 65536"
-        )
-    if not 0 <= constants.f_min < constants.f_max <= constants.sample_rate / 2:
-        raise AvatarError(
-            f"frontend f_min = {constants.f_min}, f_max = {constants.f_max}: expected "
-            "0 <= f_min < f_max <= sample_rate / 2"
-        )
-    if constants.eps <= 0 or constants.std.min() <= 0:
-        raise AvatarError("frontend eps and std must be > 0")
-
-
-def _mean3(rows: FloatArray) -> tuple[float, float, float]:
-    mean = rows.mean(axis=0, dtype=np.float64)
-    return float(mean[0]), float(mean[1]), float(mean[2])
+    checks = Checklist()
+    checks.array("image.torso_poses", avatar.torso_poses, count, 3)
+    checks.raise_first()

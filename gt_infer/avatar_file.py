@@ -25,7 +25,7 @@ import numpy.typing as npt
 from .errors import AvatarError
 from .types import FloatArray
 
-__all__ = ["Section", "TensorFile", "atomic_write", "write_tensor_file"]
+__all__ = ["Section", "TensorFile", "atomic_write", "short", "write_tensor_file"]
 
 # One metadata entry alone: safetensors writes several in random order, and equal avatars shall
 # be equal bytes.
@@ -135,7 +135,7 @@ class Section:
 
     def __init__(self, data: object, where: str) -> None:
         if not isinstance(data, dict):
-            raise AvatarError(f"{where}: expected a JSON object, got {_short(data)}")
+            raise AvatarError(f"{where}: expected a JSON object, got {short(data)}")
         self._left = dict(data)
         self._where = where
 
@@ -150,13 +150,13 @@ class Section:
     def text(self, key: str) -> str:
         value = self.take(key)
         if not isinstance(value, str):
-            raise AvatarError(f"{self._where}.{key} = {_short(value)}: expected text")
+            raise AvatarError(f"{self._where}.{key} = {short(value)}: expected text")
         return value
 
     def integer(self, key: str) -> int:
         value = self.take(key)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise AvatarError(f"{self._where}.{key} = {_short(value)}: expected an integer")
+            raise AvatarError(f"{self._where}.{key} = {short(value)}: expected an integer")
         return value
 
     def number(self, key: str) -> float:
@@ -164,13 +164,13 @@ class Section:
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53:
             value = float(value)
         if not isinstance(value, float) or not math.isfinite(value):
-            raise AvatarError(f"{self._where}.{key} = {_short(value)}: expected a finite number")
+            raise AvatarError(f"{self._where}.{key} = {short(value)}: expected a finite number")
         return value
 
     def finish(self) -> None:
         """Refuse keys that nobody took: a newer meaning must come with a newer version."""
         if self._left:
-            raise AvatarError(f"{self._where}.{_short(min(self._left))} is not known")
+            raise AvatarError(f"{self._where}.{short(min(self._left))} is not known")
 
 
 def write_tensor_file(
@@ -278,11 +278,11 @@ def _parse_manifest(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as err:
         raise ValueError(f"the manifest is not valid JSON ({err})") from err
     if not isinstance(manifest, dict):
-        raise ValueError(f"the manifest is {_short(manifest)}, expected a JSON object")
+        raise ValueError(f"the manifest is {short(manifest)}, expected a JSON object")
     return manifest
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     """A value for a message: one line, harmless in a terminal, never long."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -7,18 +7,17 @@ gt_export. Every width is read off the shapes.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from .avatar_parts import Checklist
 from .config import TIMING
-from .errors import AvatarError
 from .types import FloatArray
 
-__all__ = ["HEAD_WIDTHS", "PLANE_AXES", "AttentionLayer", "Linear", "Network", "check_array"]
+__all__ = ["HEAD_WIDTHS", "PLANE_AXES", "AttentionLayer", "Linear", "Network"]
 
 # What each head moves and how many numbers that is; "sh" has 3 per coefficient.
 HEAD_WIDTHS: Mapping[str, int | None] = {
@@ -128,9 +127,9 @@ class Network:
             },
         }
 
-    def check(self, sh_coefficients: int) -> None:
-        """Refuse anything that does not fit together. Raises: AvatarError naming the tensor."""
-        _check_network(self, sh_coefficients)
+    def check(self, sh_coefficients: int) -> Checklist:
+        """Everything that does not fit together; K = `sh_coefficients` is the Gaussians'."""
+        return _NetworkCheck(self, sh_coefficients)
 
     def tensors(self) -> Iterator[tuple[str, FloatArray]]:
         """Every array with its name in the file."""
@@ -229,160 +228,139 @@ _LAYER_MAPS = ("query", "key", "value", "concat")
 _LAYER_NORMS = ("norm1_gamma", "norm1_beta", "norm2_gamma", "norm2_beta")
 
 
-def check_array(name: str, array: np.ndarray[Any, Any], *shape: int | None) -> None:
-    """Refuse another shape (None = any size), another dtype than float32, NaN and inf.
-
-    Raises: AvatarError naming the tensor and, for values, the first bad index.
-    """
-    fits = len(array.shape) == len(shape) and all(
-        want is None or want == got for want, got in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise AvatarError(f"{name}: expected shape [{wanted}], got {list(array.shape)}")
-    if array.dtype != np.float32:
-        raise AvatarError(f"{name}: expected float32, got {array.dtype}")
-    # A sum is NaN or inf whenever a term is: one pass without a temporary of the same size. Only
-    # a sum that overflows by itself needs the slow look, which then finds nothing.
-    with np.errstate(all="ignore"):
-        total = float(np.sum(array, dtype=np.float64))
-    if not math.isfinite(total):
-        bad = np.argwhere(~np.isfinite(array))
-        index = ", ".join(str(i) for i in bad[0])
-        raise AvatarError(
-            f"{name}[{index}] = {array[tuple(bad[0])]}: {len(bad)} of {array.size} values are NaN "
-            "or infinite. The training diverged, or the file is damaged."
-        )
-
-
 def _linear_tensors(name: str, linear: Linear) -> Iterator[tuple[str, FloatArray]]:
     yield f"{name}.weight", linear.weight
     if linear.bias is not None:
         yield f"{name}.bias", linear.bias
 
 
-def _check_network(network: Network, sh_coefficients: int) -> None:
-    check_array("network.aabb", network.aabb, 2, 3)
-    if np.any(network.aabb[0] == network.aabb[1]):
-        raise AvatarError(
-            f"network.aabb = {network.aabb.tolist()}: maximum and minimum are equal on an axis"
-        )
-    check_array("network.null_token", network.null_token, None)
-    width = network.d_model
-    plane_width = _check_planes(network)
-    if plane_width != width:
-        raise AvatarError(
-            f"network.planes give {plane_width} features (channels x levels), but "
-            f"network.null_token has d_model = {width}: they must be equal"
-        )
-    if network.n_head < 1 or width % network.n_head:
-        raise AvatarError(
-            f"n_head = {network.n_head}: must divide d_model = {width}. It comes from the "
-            "checkpoint's cfg_args, or from gt-export --n-head."
-        )
-    _check_audio(network)
-    _check_chain(network, "camera_mlp", CAMERA_WIDTH, width, bias=False)
-    if not network.layers:
-        raise AvatarError("network.layers.0 is missing: at least one attention layer is needed")
-    for index, layer in enumerate(network.layers):
-        _check_layer(f"network.layers.{index}", layer, width)
-    for name, pair in network.heads.items():
-        if name not in HEAD_WIDTHS:
-            raise AvatarError(f"network.heads.{name} is not known, expected {list(HEAD_WIDTHS)}")
-        out = HEAD_WIDTHS[name] or 3 * sh_coefficients
-        _check_pair(f"network.heads.{name}", pair, width, out)
+class _NetworkCheck(Checklist):
+    """The rules between a network's shapes (MODEL section 1)."""
 
-
-def _check_planes(network: Network) -> int:
-    """Returns the number of features that the planes give together."""
-    if not network.planes:
-        raise AvatarError("network.planes.0.xy is missing: at least one level is needed")
-    channels = network.planes[0][0].shape[0] if network.planes[0][0].ndim == 3 else None
-    for level, planes in enumerate(network.planes):
-        size = planes[0].shape[-1]
-        for axes, plane in zip(PLANE_AXES, planes, strict=True):
-            check_array(f"network.planes.{level}.{axes}", plane, channels, size, size)
-        if size < 2:
-            raise AvatarError(f"network.planes.{level}.xy: {size} pixels wide, at least 2 needed")
-    assert channels is not None
-    return int(channels) * len(network.planes)
-
-
-def _check_audio(network: Network) -> None:
-    steps = TIMING.steps_per_window
-    channels = _check_chain(network, "audio_conv", None, None, bias=True, taps=3)
-    for _ in network.audio_conv:
-        steps = (steps + 1) // 2
-    if steps != 1:
-        raise AvatarError(
-            f"network.audio_conv: {len(network.audio_conv)} layers leave {steps} of "
-            f"{TIMING.steps_per_window} steps, exactly 1 must be left"
-        )
-    audio_width = _check_chain(network, "audio_fc", channels, None, bias=True)
-    _check_chain(network, "attention_conv", audio_width, 1, bias=True, taps=3)
-    windows = TIMING.windows_per_frame
-    _check_linear("network.attention_fc", network.attention_fc, windows, windows, bias=True)
-    for name, in_width in (("audio_mlp", audio_width), ("eye_mlp", EYE_ENCODING_WIDTH)):
-        if getattr(network, name):
-            _check_chain(network, name, in_width, network.d_model, bias=False)
-        elif in_width != network.d_model:
-            raise AvatarError(
-                f"network.{name} is missing: it can only be left out when its {in_width} inputs "
-                f"are already d_model = {network.d_model}"
+    def __init__(self, network: Network, sh_coefficients: int) -> None:
+        super().__init__()
+        self._network = network
+        self.array("network.aabb", network.aabb, 2, 3)
+        if network.aabb.shape == (2, 3) and np.any(network.aabb[0] == network.aabb[1]):
+            self.refuse("network.aabb", "maximum and minimum are equal on an axis")
+        width = None
+        if self.array("network.null_token", network.null_token, None) and len(network.null_token):
+            width = network.d_model
+        self._planes(width)
+        if width is not None and (network.n_head < 1 or width % network.n_head):
+            self.refuse(
+                "n_head",
+                f"{network.n_head} does not divide d_model = {width}. It comes from the "
+                "checkpoint's cfg_args, or from gt-export --n-head.",
             )
+        self._audio(width)
+        self._chain("camera_mlp", CAMERA_WIDTH, width, bias=False)
+        if not network.layers:
+            self.refuse("network.layers.0", "is missing: one attention layer is the least")
+        for index, layer in enumerate(network.layers):
+            self._layer(f"network.layers.{index}", layer, width)
+        for name, pair in network.heads.items():
+            if name not in HEAD_WIDTHS:
+                self.refuse(f"network.heads.{name}", f"not known, expected {list(HEAD_WIDTHS)}")
+                continue
+            out = HEAD_WIDTHS[name] or 3 * sh_coefficients
+            self._pair(f"network.heads.{name}", pair, width, out)
 
+    def _linear(
+        self,
+        name: str,
+        linear: Linear,
+        in_width: int | None,
+        out_width: int | None,
+        *,
+        bias: bool,
+        taps: tuple[int, ...] = (),
+    ) -> int | None:
+        """Check one map; return its output width, None when that is not known."""
+        weight = linear.weight
+        fits = self.array(f"{name}.weight", weight, out_width, in_width, *taps)
+        out = int(weight.shape[0]) if fits and weight.size else None
+        if fits and not weight.size:
+            self.refuse(f"{name}.weight", f"empty, shape {list(weight.shape)}")
+        if bias != (linear.bias is not None):
+            self.refuse(f"{name}.bias", "is missing" if bias else "is not expected")
+        elif linear.bias is not None:
+            self.array(f"{name}.bias", linear.bias, out)
+        return out
 
-def _check_layer(where: str, layer: AttentionLayer, width: int) -> None:
-    for name in _LAYER_MAPS:
-        _check_linear(f"{where}.{name}", getattr(layer, name), width, width, bias=True)
-    for name in _LAYER_NORMS:
-        check_array(f"{where}.{name}", getattr(layer, name), width)
-    _check_pair(f"{where}.ffn", layer.ffn, width, width)
+    def _planes(self, d_model: int | None) -> None:
+        levels = self._network.planes
+        channels = None
+        if d_model is not None and levels:
+            channels = d_model // len(levels)
+            if d_model % len(levels):
+                self.refuse("network.null_token", f"{d_model} wide for {len(levels)} plane levels")
+                channels = None
+        if not levels:
+            self.refuse("network.planes.0.xy", "is missing: one level is the least")
+        for level, planes in enumerate(levels):
+            pixels = planes[0].shape[-1] if planes[0].ndim else None
+            for axes, plane in zip(PLANE_AXES, planes, strict=True):
+                self.array(f"network.planes.{level}.{axes}", plane, channels, pixels, pixels)
+            if pixels is not None and pixels < 2:
+                self.refuse(f"network.planes.{level}.xy", f"{pixels} pixels wide, 2 is the least")
 
+    def _audio(self, d_model: int | None) -> None:
+        network = self._network
+        steps = TIMING.steps_per_window
+        channels = self._chain("audio_conv", None, None, bias=True, taps=(3,))
+        for _ in network.audio_conv:
+            steps = (steps + 1) // 2
+        if steps != 1:
+            self.refuse(
+                "network.audio_conv",
+                f"{len(network.audio_conv)} layers leave {steps} of {TIMING.steps_per_window} "
+                "steps, exactly 1 must be left",
+            )
+        audio_width = self._chain("audio_fc", channels, None, bias=True)
+        self._chain("attention_conv", audio_width, 1, bias=True, taps=(3,))
+        windows = TIMING.windows_per_frame
+        self._linear("network.attention_fc", network.attention_fc, windows, windows, bias=True)
+        for name, in_width in (("audio_mlp", audio_width), ("eye_mlp", EYE_ENCODING_WIDTH)):
+            if getattr(network, name):
+                self._chain(name, in_width, d_model, bias=False)
+            elif in_width != d_model:
+                self.refuse(
+                    f"network.{name}.0.weight",
+                    f"is missing: it can only be left out when its {in_width} inputs are already "
+                    f"d_model = {d_model}",
+                )
 
-def _check_pair(where: str, pair: tuple[Linear, Linear], in_width: int, out_width: int) -> None:
-    hidden = _check_linear(f"{where}.0", pair[0], in_width, None, bias=True)
-    _check_linear(f"{where}.1", pair[1], hidden, out_width, bias=True)
+    def _layer(self, where: str, layer: AttentionLayer, d_model: int | None) -> None:
+        for name in _LAYER_MAPS:
+            self._linear(f"{where}.{name}", getattr(layer, name), d_model, d_model, bias=True)
+        for name in _LAYER_NORMS:
+            self.array(f"{where}.{name}", getattr(layer, name), d_model)
+        self._pair(f"{where}.ffn", layer.ffn, d_model, d_model)
 
+    def _pair(
+        self, where: str, pair: tuple[Linear, Linear], in_width: int | None, out_width: int | None
+    ) -> None:
+        hidden = self._linear(f"{where}.0", pair[0], in_width, None, bias=True)
+        self._linear(f"{where}.1", pair[1], hidden, out_width, bias=True)
 
-def _check_chain(
-    network: Network,
-    name: str,
-    in_width: int | None,
-    out_width: int | None,
-    *,
-    bias: bool,
-    taps: int | None = None,
-) -> int:
-    """Check that each layer takes what the one before gives; return what the last gives."""
-    chain: tuple[Linear, ...] = getattr(network, name)
-    if not chain:
-        raise AvatarError(f"network.{name}.0.weight is missing")
-    width = in_width
-    for index, linear in enumerate(chain):
-        out = out_width if index == len(chain) - 1 else None
-        width = _check_linear(f"network.{name}.{index}", linear, width, out, bias=bias, taps=taps)
-    assert width is not None
-    return width
-
-
-def _check_linear(
-    where: str,
-    linear: Linear,
-    in_width: int | None,
-    out_width: int | None,
-    *,
-    bias: bool,
-    taps: int | None = None,
-) -> int:
-    """Check one map; return its output width."""
-    taps_shape = () if taps is None else (taps,)
-    check_array(f"{where}.weight", linear.weight, out_width, in_width, *taps_shape)
-    out, width_in = linear.weight.shape[:2]
-    if out < 1 or width_in < 1:
-        raise AvatarError(f"{where}.weight: empty, shape {list(linear.weight.shape)}")
-    if bias != (linear.bias is not None):
-        raise AvatarError(f"{where}.bias {'is missing' if bias else 'is not expected'}")
-    if linear.bias is not None:
-        check_array(f"{where}.bias", linear.bias, out)
-    return int(out)
+    def _chain(
+        self,
+        name: str,
+        in_width: int | None,
+        out_width: int | None,
+        *,
+        bias: bool,
+        taps: tuple[int, ...] = (),
+    ) -> int | None:
+        """Check that each layer takes what the one before gives; return what the last gives."""
+        chain: tuple[Linear, ...] = getattr(self._network, name)
+        if not chain:
+            self.refuse(f"network.{name}.0.weight", "is missing")
+        width = in_width
+        for index, linear in enumerate(chain):
+            out = out_width if index == len(chain) - 1 else None
+            width = self._linear(
+                f"network.{name}.{index}", linear, width, out, bias=bias, taps=taps
+            )
+        return width if chain else None
