@@ -1,0 +1,148 @@
+"""Sound files, read in blocks: nothing here grows with the length of the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..config import TIMING
+from ..errors import AudioError
+from ..types import FloatArray
+from .resample import SAMPLE_RATES, Resampler
+
+__all__ = ["SoundReader", "stream_mono16k"]
+
+_BLOCK_VALUES = 1 << 15  # values (samples times channels) per block: 0.7 s of 48 kHz mono
+
+
+class SoundReader:
+    """A sound file that libsndfile reads (wav, flac, ogg, mp3, aiff, ...), opened for streaming.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        path: the file.
+        sample_rate: Hz.
+        channels: how many.
+        samples: per channel, as the header says; reading checks it.
+
+    Raises:
+        AudioError: no such file, not sound, a damaged header, or no samples.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        import soundfile
+
+        self.path = Path(path)
+        try:
+            size = self.path.stat().st_size
+        except OSError as error:
+            raise AudioError(f"{self.path}: {error.strerror or error}") from error
+        if self.path.is_dir():
+            raise AudioError(f"{self.path}: is a folder, not a sound file")
+        if size == 0:
+            raise AudioError(f"{self.path}: the file is empty")
+        try:
+            self._file: Any = soundfile.SoundFile(os.fspath(self.path))
+        except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+            # TypeError: soundfile takes the suffix .raw for headerless samples.
+            reason = str(getattr(error, "error_string", error)).rstrip(".")
+            raise AudioError(
+                f"{self.path}: cannot be read as sound ({reason}). Wav, flac, ogg and mp3 work; "
+                "convert others, for example with ffmpeg -i IN out.wav"
+            ) from error
+        self.sample_rate = int(self._file.samplerate)
+        self.channels = int(self._file.channels)
+        self.samples = int(self._file.frames)
+        try:
+            if self.sample_rate not in SAMPLE_RATES:
+                raise AudioError(
+                    f"{self.path}: claims {self.sample_rate} Hz, outside {SAMPLE_RATES[0]} to "
+                    f"{SAMPLE_RATES[-1]}. The header is damaged."
+                )
+            if self.samples < 1:
+                raise AudioError(f"{self.path}: holds 0 samples")
+        except AudioError:
+            self.close()
+            raise
+
+    @property
+    def n_frames(self) -> int:
+        """Video frames this sound lasts: ceil(samples * 25 / rate), in integers."""
+        return -(-self.samples * TIMING.fps // self.sample_rate)
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """The sound from its start, in order: float32 [n, channels], full scale 1.
+
+        Raises:
+            AudioError: NaN or inf, or less sound than the header promised.
+        """
+        import soundfile
+
+        length = max(1, _BLOCK_VALUES // self.channels)
+        done = 0
+        try:
+            if self._file.tell() > 0:
+                self._file.seek(0)
+            while True:
+                block: FloatArray = self._file.read(length, dtype="float32", always_2d=True)
+                if len(block) == 0:
+                    break
+                self._check_finite(block, done)
+                done += len(block)
+                yield block
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise AudioError(
+                f"{self.path}: damaged after sample {done} ({done / self.sample_rate:.3f} s): "
+                f"{str(error).rstrip('.')}"
+            ) from error
+        if done != self.samples:
+            raise AudioError(
+                f"{self.path}: ends after {done} of the {self.samples} samples its header "
+                "promises. The file was cut short; save it again, or convert what is left, for "
+                "example with ffmpeg -i IN out.wav"
+            )
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> SoundReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_finite(self, block: FloatArray, start: int) -> None:
+        finite = np.isfinite(block)
+        if not finite.all():
+            row, channel = (int(k) for k in np.argwhere(~finite)[0])
+            raise AudioError(
+                f"{self.path}: sample {start + row} of channel {channel} "
+                f"({(start + row) / self.sample_rate:.3f} s) is {block[row, channel]}: sound must "
+                "be finite"
+            )
+
+
+def stream_mono16k(path: str | os.PathLike[str]) -> Iterator[FloatArray]:
+    """A sound file of any rate and channel count as blocks of 16 kHz mono float32, in all exactly
+    ceil(samples * 16000 / rate).
+
+    Raises:
+        AudioError: see `SoundReader`.
+    """
+    with SoundReader(path) as sound:
+        resampler = Resampler(sound.sample_rate, sound.channels)
+        for block in sound.blocks():
+            yield resampler.push(block)
+        yield resampler.flush()

@@ -1,0 +1,54 @@
+"""What counts as sound: int16 or float32 arrays, finite, and one way to mix them to mono."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import AudioError, InputError
+from ..types import FloatArray
+
+__all__ = ["as_float32", "mix_to_mono"]
+
+
+def as_float32(samples: npt.NDArray[Any], *, name: str = "samples") -> FloatArray:
+    """Samples as float32, full scale 1: int16 is divided by 32768, float32 is returned as it is.
+
+    Args:
+        samples: int16 or float32, [n] or [n, channels].
+        name: what the error calls it.
+
+    Raises:
+        InputError: not such an array.
+        AudioError: NaN or inf; the message says where.
+    """
+    if not isinstance(samples, np.ndarray) or samples.dtype not in (np.int16, np.float32):
+        kind = getattr(samples, "dtype", type(samples).__name__)
+        raise InputError(
+            f"{name}: expected a numpy array of int16 or float32, got {kind}. Convert with "
+            f"{name}.astype(np.float32); full scale is 1.0."
+        )
+    if samples.ndim not in (1, 2):
+        raise InputError(f"{name}: expected [n] or [n, channels], got {list(samples.shape)}")
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(32768)
+    finite = np.isfinite(samples)
+    if not finite.all():
+        at = int(np.argwhere(~finite)[0, 0])
+        raise AudioError(f"{name}[{at}] is {samples[at]}: sound must be finite")
+    return np.ascontiguousarray(samples)
+
+
+def mix_to_mono(samples: FloatArray) -> FloatArray:
+    """[n, channels] -> [n, 1], the channels' mean."""
+    if samples.shape[1] == 1:
+        return samples
+    # Channel by channel: numpy's sum over the short axis may add in another order for another n,
+    # and the result must not depend on how the sound is cut.
+    mono = samples[:, :1].copy()
+    for channel in range(1, samples.shape[1]):
+        mono += samples[:, channel : channel + 1]
+    mono /= np.float32(samples.shape[1])
+    return mono
