@@ -1,0 +1,117 @@
+"""The CPU engine: native fused kernels (csrc/cpu) and nothing else in the frame."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _native
+from ..avatar import Avatar, CanonicalGaussians, Linear, Network
+from ..config import EngineConfig
+from ..errors import InputError
+from ..types import FloatArray, Gaussians
+from . import Canvas
+
+__all__ = ["CpuEngine"]
+
+_SH_COEFFICIENTS = 16  # of the native kernels: degree 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PreparedCanvas:
+    focal: float
+    raster: _native.RasterParams
+    background: _native.Background
+    format: _native.PixelFormat
+
+
+class CpuEngine:
+    """An avatar prepared for this machine's CPU.
+
+    Args:
+        avatar: validated.
+        config: `isa` and `threads`; both precisions are float32 here.
+
+    Raises:
+        InputError: an instruction set that this machine or build does not have.
+    """
+
+    name = "cpu"
+
+    def __init__(self, avatar: Avatar, config: EngineConfig) -> None:
+        isas = _native.available_isas()
+        isa = config.isa if config.isa is not None else isas[0]
+        if isa not in isas:
+            raise InputError(f"isa = {isa!r}: this machine and build have {', '.join(isas)}")
+        threads = config.threads if config.threads is not None else _native.usable_cores()
+        self._sh_coefficients = avatar.gaussians.sh.shape[1]
+        model = _native.Model(*_at_degree_3(avatar.gaussians, avatar.network))
+        self._engine = _native.Engine(model, isa=isa, threads=threads)
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": self.name, "isa": self._engine.isa, "threads": self._engine.threads}
+
+    def prepare(self, canvas: Canvas) -> _PreparedCanvas:
+        return _PreparedCanvas(
+            focal=canvas.camera.focal,
+            raster=_native.RasterParams(**asdict(canvas.raster)),
+            background=_native.Background(canvas.background),
+            format=getattr(_native.PixelFormat, canvas.output),
+        )
+
+    def deform(
+        self, window: FloatArray, eye: float, camera: FloatArray, *, attention: bool = False
+    ) -> Gaussians:
+        arrays = self._engine.deform(window, eye, camera, attention=attention)
+        if self._sh_coefficients != _SH_COEFFICIENTS:
+            arrays["sh"] = np.ascontiguousarray(arrays["sh"][:, : self._sh_coefficients])
+        return Gaussians(**arrays)
+
+    def render(
+        self,
+        canvas: _PreparedCanvas,
+        window: FloatArray,
+        eye: float,
+        camera: FloatArray,
+        viewmat: FloatArray,
+        out: npt.NDArray[Any],
+        *,
+        alpha: FloatArray | None = None,
+        depth: FloatArray | None = None,
+    ) -> dict[str, float]:
+        return self._engine.render(
+            window,
+            eye,
+            camera,
+            viewmat=viewmat,
+            focal=canvas.focal,
+            raster=canvas.raster,
+            image=out,
+            format=canvas.format,
+            background=canvas.background,
+            alpha=alpha,
+            depth=depth,
+        )
+
+    def close(self) -> None:
+        """Threads and memory go with the last reference."""
+        del self._engine
+
+
+def _at_degree_3(
+    gaussians: CanonicalGaussians, network: Network
+) -> tuple[CanonicalGaussians, Network]:
+    """Avatars of a lower SH degree get zero coefficients, which add nothing to any colour."""
+    missing = _SH_COEFFICIENTS - gaussians.sh.shape[1]
+    if missing == 0:
+        return gaussians, network
+    sh = np.pad(gaussians.sh, ((0, 0), (0, missing), (0, 0)))
+    heads = dict(network.heads)
+    if "sh" in heads:
+        hidden, out = heads["sh"]
+        bias = None if out.bias is None else np.pad(out.bias, (0, 3 * missing))
+        heads["sh"] = (hidden, Linear(np.pad(out.weight, ((0, 3 * missing), (0, 0))), bias))
+    return replace(gaussians, sh=sh), replace(network, heads=heads)

@@ -1,0 +1,371 @@
+"""Renderer: sound chunks in, video frames out. The per-frame path, in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from .audio import FrameWindows, frontend_from_avatar
+from .avatar import Avatar, resolve
+from .config import TIMING, EngineConfig
+from .engines import Canvas, Engine, EngineName, OutputFormat, create, empty_image
+from .errors import ClosedError, InputError
+from .picture import Background, compose, fit_camera
+from .pose import Pose
+from .types import FloatArray, Gaussians
+
+__all__ = ["Renderer"]
+
+Image = npt.NDArray[Any]
+
+
+class Renderer:
+    """Makes one avatar speak.
+
+        with Renderer("anna.safetensors") as renderer:
+            for chunk in microphone(renderer.chunk_samples):
+                show(renderer.render(chunk, pose))
+
+    Every chunk of 40 ms gives one frame. A frame needs sound from after its own time (as trained:
+    six chunks), so chunk k returns frame k - `lookahead`; the first calls show the resting face,
+    and `flush` gives the frames still owed when the sound ends.
+
+    Args:
+        avatar: path of an avatar file, "demo" for the built-in one, or an `Avatar`.
+        engine: "cpu", or "auto" for the best this machine has (see `gt-info`).
+        size: (width, height) of the picture, or its height; None as trained. 64 to 2048.
+        output: "rgb8", "bgr8", "rgba8" (opaque) or "float32" (RGB, 1.0 is white, not clipped).
+        background: what stands behind the torso: None for the avatar's own backdrop,
+            (red, green, blue), or a picture uint8 [H, W, 3].
+        lookahead: frames of sound after a frame that are waited for, 0 to 6; None as trained. With
+            less, the newest feature stands in for those still to come.
+        config: threads, instruction set, precision.
+
+    Attributes:
+        avatar: the loaded `Avatar`.
+        width, height: of the picture, pixels.
+
+    Raises:
+        AvatarError: the file is missing, damaged or not an avatar.
+        InputError: an argument is out of range.
+        EngineError: the engine cannot run here.
+
+    A renderer is one stream of speech and belongs to one thread at a time.
+    """
+
+    def __init__(
+        self,
+        avatar: str | os.PathLike[str] | Avatar = "demo",
+        *,
+        engine: EngineName = "auto",
+        size: int | tuple[int, int] | None = None,
+        output: OutputFormat = "rgb8",
+        background: Background = None,
+        lookahead: int | None = None,
+        config: EngineConfig | None = None,
+    ) -> None:
+        if output not in get_args(OutputFormat):
+            raise InputError(
+                f"output = {output!r}: must be one of {', '.join(get_args(OutputFormat))}"
+            )
+        if lookahead is None:
+            lookahead = TIMING.lookahead_frames
+        elif not isinstance(lookahead, int) or not 0 <= lookahead <= TIMING.lookahead_frames:
+            raise InputError(f"lookahead = {lookahead!r}: must be 0 to {TIMING.lookahead_frames}")
+        self.avatar = avatar if isinstance(avatar, Avatar) else Avatar.load(resolve(avatar))
+        camera = fit_camera(self.avatar.camera, size)
+        self.width = camera.width
+        self.height = camera.height
+        # Enlarged, the trained dilation would leave holes; shrunk, it stays (MODEL section 3).
+        zoom = max(1.0, camera.focal / self.avatar.camera.focal)
+        raster = replace(self.avatar.raster, eps2d=self.avatar.raster.eps2d * zoom**2)
+        canvas = Canvas(camera, raster, compose(self.avatar, camera, background), output)
+        self._camera = camera
+        self._output: OutputFormat = output
+        self._lookahead = lookahead
+        self._windows: FrameWindows | None = None
+        self._engine: Engine | None = create(self.avatar, engine, config or EngineConfig())
+        self._canvas = self._engine.prepare(canvas)
+
+    # The stream's constants.
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the sound that `render` takes."""
+        return TIMING.sample_rate
+
+    @property
+    def fps(self) -> int:
+        """Frames per second."""
+        return TIMING.fps
+
+    @property
+    def chunk_samples(self) -> int:
+        """Samples per frame, and per call of `render`."""
+        return TIMING.chunk_samples
+
+    @property
+    def lookahead(self) -> int:
+        """Frames of sound that are waited for: chunk k returns frame k - lookahead."""
+        return self._lookahead
+
+    @property
+    def latency(self) -> float:
+        """Seconds from a frame's sound entering to the frame leaving, computing time apart: its own
+        chunk and the lookahead's."""
+        return (self._lookahead + 1) / TIMING.fps
+
+    def describe(self) -> dict[str, Any]:
+        """What runs, for logs: engine, instruction set, threads, picture size."""
+        return {**self._open().describe(), "size": (self.width, self.height)}
+
+    # One frame at a time.
+
+    def render(
+        self,
+        chunk: npt.NDArray[np.float32] | npt.NDArray[np.int16],
+        pose: Pose | None = None,
+        *,
+        blink: float | None = None,
+        out: Image | None = None,
+    ) -> Image:
+        """The frame that one more chunk of sound makes due.
+
+        Args:
+            chunk: [640] float32 (full scale 1) or int16, 16 kHz mono.
+            pose: of this frame; None for the avatar's mean pose.
+            blink: of this frame, 0 open to 1 shut; None for open.
+            out: receives the picture instead of a new array.
+
+        Returns:
+            uint8 [H, W, 3] (or as `output` says).
+
+        Raises:
+            InputError: chunk, pose, blink or out is wrong; the stream is as before the call.
+            AudioError: the chunk has NaN or inf, or the avatar's features cannot be computed.
+            ClosedError: the renderer was closed.
+        """
+        self._open()
+        if not isinstance(chunk, np.ndarray) or chunk.shape != (TIMING.chunk_samples,):
+            got = list(chunk.shape) if isinstance(chunk, np.ndarray) else type(chunk).__name__
+            raise InputError(
+                f"chunk: expected [{TIMING.chunk_samples}] samples (one frame at "
+                f"{TIMING.sample_rate} Hz, mono), got {got}"
+            )
+        # Before the sound is taken in, so that a refused call can be repeated.
+        view, eye, image = self._resolve(pose), _check_blink(blink), self._image(out)
+        stream = self._stream()
+        (frame,) = stream.push(chunk)
+        return self._draw(stream.window(frame), view, eye, image)
+
+    def flush(self, pose: Pose | None = None, *, blink: float | None = None) -> Iterator[Image]:
+        """Ends the sound: yields the frames that are still owed, `lookahead` of them or, after a
+        shorter clip, as many as it had chunks. Then the renderer is ready for new sound.
+
+        Args:
+            pose, blink: of these frames.
+
+        Raises:
+            InputError, ClosedError: as `render`.
+        """
+        self._open()
+        view, eye = self._resolve(pose), _check_blink(blink)
+        stream = self._stream()
+        first, self._windows = stream.n_ready, None
+        for frame in range(first, stream.flush()):
+            yield self._draw(stream.window(frame), view, eye, self._image(None))
+
+    def reset(self) -> None:
+        """Forgets the sound so far, at once: the next chunk starts a new clip."""
+        self._open()
+        self._windows = None
+
+    def render_window(
+        self,
+        window: FloatArray,
+        pose: Pose | None = None,
+        *,
+        blink: float | None = None,
+        out: Image | None = None,
+        alpha: FloatArray | None = None,
+        depth: FloatArray | None = None,
+    ) -> Image:
+        """One frame from a ready audio window; no state is touched.
+
+        Args:
+            window: [8, C, 16] float32, as `windows()` or `PrecomputedFeatures` gives it.
+            pose, blink, out: as in `render`.
+            alpha: [H, W] float32, receives 1 - transmittance of the head.
+            depth: [H, W] float32, receives the sum of z alpha T, not normalised.
+
+        Raises:
+            InputError: an argument is wrong.
+        """
+        for name, plane in (("alpha", alpha), ("depth", depth)):
+            if plane is not None:
+                _check_output(name, plane, (self.height, self.width), np.dtype(np.float32))
+        return self._draw(
+            self._check_window(window),
+            self._resolve(pose),
+            _check_blink(blink),
+            self._image(out),
+            alpha=alpha,
+            depth=depth,
+        )
+
+    def deform(
+        self,
+        window: FloatArray,
+        eye: float,
+        camera: FloatArray,
+        *,
+        attention: bool = False,
+    ) -> Gaussians:
+        """The head's Gaussians for one frame, in the checkpoint's order, activated.
+
+        Args:
+            window: [8, C, 16] float32.
+            eye: 0 open to 1 shut.
+            camera: [12] float32, the network's camera input (`Pose.camera_vector`).
+            attention: also give the attention weights [L, N, 4].
+
+        Raises:
+            InputError: a shape, dtype or value is wrong.
+        """
+        camera = _check_floats("camera", camera, (12,))
+        return self._open().deform(
+            self._check_window(window), _check_blink(eye), camera, attention=attention
+        )
+
+    def windows(self) -> FrameWindows:
+        """A fresh stream of audio windows for this avatar, for `render_window`.
+
+        Raises:
+            AudioError: the avatar's features cannot be computed from sound.
+        """
+        return FrameWindows(
+            frontend_from_avatar(self.avatar.frontend), lookahead_frames=self._lookahead
+        )
+
+    def close(self) -> None:
+        """Frees threads and memory. Closing twice is fine."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = self._canvas = self._windows = None
+
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Below the public edge: everything has been checked.
+
+    def _draw(
+        self,
+        window: FloatArray,
+        pose: Pose,
+        eye: float,
+        image: Image,
+        *,
+        alpha: FloatArray | None = None,
+        depth: FloatArray | None = None,
+    ) -> Image:
+        self._open().render(
+            self._canvas,
+            window,
+            eye,
+            pose.camera_vector(),
+            pose.viewmat(),
+            image,
+            alpha=alpha,
+            depth=depth,
+        )
+        return image
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            raise ClosedError("this Renderer is closed; make a new one")
+        return self._engine
+
+    def _stream(self) -> FrameWindows:
+        if self._windows is None:
+            self._windows = self.windows()
+        return self._windows
+
+    def _resolve(self, pose: Pose | None) -> Pose:
+        if pose is None:
+            pose = Pose.from_degrees()
+        elif not isinstance(pose, Pose):
+            raise InputError(
+                f"pose: expected a gt_infer.Pose or None, got {type(pose).__name__}. "
+                "Pose.from_degrees, .from_tracking and .from_transform_matrix make one."
+            )
+        if not pose.relative:
+            return pose
+        poses = self.avatar.poses
+        if poses is None:
+            raise InputError(
+                "pose: this avatar was exported without its dataset and has no mean pose. Pass an "
+                "absolute one (Pose.from_tracking), or export it again with --dataset."
+            )
+        return pose.resolve(poses.mean_euler, poses.mean_trans)
+
+    def _image(self, out: Image | None) -> Image:
+        if out is None:
+            return empty_image(self._camera, self._output)
+        wanted = empty_image(self._camera, self._output)
+        return _check_output("out", out, wanted.shape, wanted.dtype)
+
+    def _check_window(self, window: FloatArray) -> FloatArray:
+        shape = (
+            TIMING.windows_per_frame,
+            self.avatar.network.audio_channels,
+            TIMING.steps_per_window,
+        )
+        return _check_floats("window", window, shape)
+
+
+def _check_blink(blink: float | None) -> float:
+    if blink is None:
+        return 0.0
+    value = float(blink)
+    if not 0.0 <= value <= 1.0:
+        raise InputError(f"blink = {blink!r}: must be 0 (open) to 1 (shut)")
+    return value
+
+
+def _check_floats(name: str, array: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape != shape:
+        got = (
+            f"{array.dtype} {list(array.shape)}"
+            if isinstance(array, np.ndarray)
+            else type(array).__name__
+        )
+        raise InputError(f"{name}: expected float32 {list(shape)}, got {got}")
+    floats = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(floats).all():
+        raise InputError(f"{name}: NaN or inf at {np.argwhere(~np.isfinite(floats))[0].tolist()}")
+    return floats
+
+
+def _check_output(name: str, out: Image, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Image:
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
+        got = (
+            f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
+        )
+        raise InputError(f"{name}: expected {dtype} {list(shape)}, got {got}")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise InputError(f"{name}: must be C-contiguous and writeable")
+    return out
