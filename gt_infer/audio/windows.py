@@ -65,7 +65,13 @@ class FrameWindows:
         frontend.reset()
         second = frontend.push(np.zeros(TIMING.sample_rate, np.float32))
         self._resting_step = second[-1].copy()
-        self.reset()
+
+        self._samples = 0
+        self._n_frames: int | None = None  # known once the clip has ended
+        self._first = self._next = -lookahead_frames  # frames due and kept: first .. next - 1
+        self._steps = np.zeros((0, frontend.channels), np.float32)
+        self._base = 0  # index of the step in the first row
+        frontend.reset()
 
     @property
     def lookahead_frames(self) -> int:
@@ -124,10 +130,10 @@ class FrameWindows:
         """Forgets the clip and starts a new one."""
         self._frontend.reset()
         self._samples = 0
-        self._n_frames: int | None = None  # known once the clip has ended
-        self._first = self._next = -self._lookahead  # frames due: first (still kept) .. next - 1
-        self._steps = np.zeros((0, self._frontend.channels), np.float32)
-        self._base = 0  # index of the step in the first row
+        self._n_frames = None
+        self._first = self._next = -self._lookahead
+        self._steps = self._steps[:0]
+        self._base = 0
 
     def rest_window(self) -> FloatArray:
         """The window of endless digital silence, float32 [8, C, 16]."""
