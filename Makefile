@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh Debian or Ubuntu with Python 3.10 or newer:
+#   make demo   builds, and renders demo.mp4: the built-in head speaks
+#   make test   builds, and runs every check that CI runs
+VENV ?= .venv
+export PYTHON ?= python3
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+
+.PHONY: demo test lint format demo-avatar clean
+
+demo: $(VENV)/runtime.stamp
+	$(BIN)/gt-render demo examples/hello.wav -o demo.mp4
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/test.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The avatar inside the package, from a checkpoint: make demo-avatar CHECKPOINT=... DATASET=...
+demo-avatar: $(VENV)/test.stamp
+	$(BIN)/gt-export $(CHECKPOINT) --dataset $(DATASET) --storage fp16 --name demo \
+	    -o gt_infer/assets/demo.safetensors --verify
+
+# A virtual environment with what running needs: no torch.
+$(VENV)/runtime.stamp: $(SOURCES)
+	scripts/setup.sh $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+# The same with what tests need. Warnings of the C++ compiler are errors here.
+$(VENV)/test.stamp: $(SOURCES)
+	scripts/setup.sh $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	GT_CMAKE_ARGS=-DGT_WERROR=ON $(BIN)/pip install --quiet --editable '.[export,test]'
+	touch $@ $(VENV)/runtime.stamp
+
+clean:
+	rm -rf $(VENV) build *.egg-info gt_infer/*.so demo.mp4
