@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -25,7 +26,7 @@ from .config import TIMING
 from .errors import ClosedError, InputError, MediaError
 from .types import FloatArray
 
-__all__ = ["VideoWriter", "read_image", "write_png"]
+__all__ = ["PngFolderWriter", "VideoWriter", "read_image", "write_png"]
 
 Image = npt.NDArray[np.uint8]
 
@@ -280,6 +281,65 @@ class _SoundTrack:
             pending = pending[_AAC_FRAME:]
         self._pending = pending
         return packets
+
+
+class PngFolderWriter:
+    """Writes frames as DIR/000000.png, 000001.png, ...
+
+    The folder has its name only when it is complete; until then it is `DIR.xxxxxxxx.part`. Leaving
+    the block by an exception removes it.
+
+    Raises:
+        MediaError: DIR exists and is not an empty folder, or cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        with _errors_name(self.path):
+            if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+                raise MediaError(f"{self.path}: exists and is not an empty folder")
+            self._part = _part_beside(self.path)
+            self._part.mkdir()
+        self._frames = 0
+        self._is_open = True
+
+    def write_frame(self, image: Image) -> None:
+        """Writes the next frame, uint8 [H, W, 3 or 4]. Raises: see `write_png`, ClosedError."""
+        if not self._is_open:
+            raise ClosedError(f"{self.path}: the folder is complete")
+        write_png(self._part / f"{self._frames:06d}.png", image)
+        self._frames += 1
+
+    def close(self) -> None:
+        """Gives the folder its name. Closing twice does nothing."""
+        if not self._is_open:
+            return
+        try:
+            with _errors_name(self.path):
+                os.replace(self._part, self.path)
+            self._is_open = False
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Removes what was written, unless the folder is complete already."""
+        if self._is_open:
+            self._is_open = False
+            shutil.rmtree(self._part, ignore_errors=True)
+
+    def __enter__(self) -> PngFolderWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
 
 
 def write_png(path: str | os.PathLike[str], image: Image) -> None:
