@@ -7,6 +7,7 @@ finite and in range. Files come from strangers; nothing in them is unpickled or 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,6 +96,43 @@ class Avatar:
     def __len__(self) -> int:
         """Number of Gaussians."""
         return int(self.gaussians.means.shape[0])
+
+    def describe(self) -> dict[str, Any]:
+        """What the avatar is, JSON values only; angles in degrees. For people and programs."""
+        poses = None
+        if self.poses is not None:
+            degrees = np.degrees(self.poses.euler.astype(np.float64))
+            poses = {
+                "frames": len(degrees),
+                "degrees": {
+                    axis: {"min": low, "mean": mean, "max": high}
+                    for axis, low, mean, high in zip(
+                        ("pitch", "yaw", "roll"),
+                        degrees.min(axis=0).tolist(),
+                        degrees.mean(axis=0).tolist(),
+                        degrees.max(axis=0).tolist(),
+                        strict=True,
+                    )
+                },
+                "mean_trans": list(self.poses.mean_trans),
+                "max_blink": float(self.poses.blink.max()),
+            }
+        return {
+            "name": self.name,
+            "licence": self.licence,
+            "format_version": FORMAT_VERSION,
+            "storage": self.storage,
+            "sha256": self.sha256,
+            "gaussians": len(self),
+            "sh_degree": math.isqrt(self.gaussians.sh.shape[1]) - 1,
+            "network": self.network.describe(),
+            "frontend": {"kind": self.frontend.kind, "channels": self.frontend.channels},
+            "camera": dataclasses.asdict(self.camera),
+            "raster": dataclasses.asdict(self.raster),
+            "torsos": len(self.torso),
+            "poses": poses,
+            "provenance": dict(self.provenance),
+        }
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Avatar:
@@ -326,8 +364,8 @@ def _read_frontend(section: Section, file: TensorFile) -> AudioFrontend:
         return AudioFrontend("features", channels)
     if kind != "logmel29":
         raise AvatarError(
-            f"manifest.frontend.kind = {short(kind)}: expected logmel29, or features without constants. "
-            "Update gt_infer."
+            f"manifest.frontend.kind = {short(kind)}: expected logmel29 or, without "
+            "constants, features. Update gt_infer."
         )
     fields = Section(constants, "manifest.frontend.constants")
     read = LogMelConstants(

@@ -1,0 +1,155 @@
+"""gt-export: a trained model directory becomes one avatar file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gt_infer.avatar import save_avatar
+from gt_infer.cli.common import printable, run
+from gt_infer.cli.info import avatar_lines
+from gt_infer.errors import GtError, InputError
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+
+_EXIT_VERIFY_FAILED = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns 0; 1 when --verify finds too large a difference; 2 on errors."""
+    arguments = _parser().parse_args(argv)
+    return run(lambda: _export(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gt-export",
+        description="Turn a trained GaussianTalker model into one avatar file for gt_infer.",
+    )
+    parser.add_argument("model_dir", type=Path, help="directory with cfg_args and point_cloud/")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="NAME.safetensors")
+    parser.add_argument(
+        "--dataset",
+        type=Path,
+        metavar="DIR",
+        help="processed training data: camera, backdrop, torso and poses are taken from it",
+    )
+    parser.add_argument("--iteration", type=int, metavar="N", help="default: the highest there is")
+    parser.add_argument(
+        "--storage",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="fp32 is exact, fp16 halves the file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--n-head", type=int, metavar="N", help="attention heads, when cfg_args does not say it"
+    )
+    parser.add_argument(
+        "--frontend",
+        choices=("logmel29", "features"),
+        help="sound features it was trained on; 'features': precomputed by another extractor, such "
+        "as DeepSpeech (default: found out from the dataset)",
+    )
+    parser.add_argument("--name", help="for people (default: the output's file name)")
+    parser.add_argument("--licence", default="", metavar="TEXT", help="of the avatar")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare checkpoint, avatar file and native engine; exit 1 when they differ",
+    )
+    return parser
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    output: Path = arguments.output
+    _check_output(output)
+    try:
+        import torch  # noqa: F401
+    except ImportError as err:
+        raise GtError(f"gt-export needs torch ({err}): pip install 'gt-infer[export]'") from err
+    from .checkpoint import read_checkpoint
+    from .convert import DEFAULT_CAMERA, build_avatar
+    from .dataset import read_dataset
+    from .frontends import choose_frontend
+
+    _progress(f"reading {arguments.model_dir}")
+    checkpoint = read_checkpoint(
+        arguments.model_dir, iteration=arguments.iteration, n_head=arguments.n_head
+    )
+    warnings = list(checkpoint.warnings)
+    dataset = None
+    if arguments.dataset is not None:
+        _progress(f"reading {arguments.dataset}")
+        dataset = read_dataset(arguments.dataset)
+        warnings += dataset.warnings
+    else:
+        warnings.append(
+            f"no --dataset: the camera is taken as {DEFAULT_CAMERA.width}x{DEFAULT_CAMERA.height}, "
+            f"focal {DEFAULT_CAMERA.focal:g}; there is no backdrop, torso or range of poses"
+        )
+    frontend, notes = choose_frontend(
+        checkpoint.network.audio_channels, arguments.frontend, arguments.dataset
+    )
+    warnings += notes
+    avatar = build_avatar(
+        checkpoint,
+        dataset,
+        frontend,
+        name=output.stem if arguments.name is None else arguments.name,
+        licence=arguments.licence,
+    )
+    _progress(f"writing {output}")
+    sha256 = save_avatar(avatar, output, arguments.storage)
+
+    for warning in warnings:
+        print(f"warning: {printable(warning)}", file=sys.stderr)
+    print(
+        f"{output}: {output.stat().st_size / 1e6:.2f} MB, {arguments.storage}, sha256 {sha256[:16]}"
+    )
+    for line in avatar_lines(avatar.describe()):
+        print(f"  {printable(line)}")
+    for part in checkpoint.dropped:
+        print(f"  dropped    {printable(part.what)} ({part.tensors}): {part.why}")
+    return _verify(arguments, checkpoint) if arguments.verify else 0
+
+
+def _check_output(output: Path) -> None:
+    """Refuse an output that cannot be written before minutes are spent on it."""
+    if output.is_dir():
+        raise InputError(f"{output}: is a directory; pass the name of a file")
+    if not output.parent.is_dir():
+        raise InputError(f"{output.parent}: no such directory")
+    if not os.access(output.parent, os.W_OK):
+        raise InputError(f"{output.parent}: not writable")
+
+
+def _verify(arguments: argparse.Namespace, checkpoint: Checkpoint) -> int:
+    from .verify import ATTENTION_TOLERANCE, TOLERANCE, verify
+
+    golden = arguments.model_dir / "golden_deform.npz"
+    _progress("comparing checkpoint, avatar file and native engine")
+    print(
+        f"largest absolute difference (allowed: {TOLERANCE:g}, attention {ATTENTION_TOLERANCE:g}):"
+    )
+    failed = False
+    for comparison in verify(
+        checkpoint, arguments.output, golden=golden if golden.is_file() else None
+    ):
+        verdict = "ok" if comparison.passed else "TOO LARGE"
+        if not comparison.decides:
+            verdict = "for information: rounded to fp16"
+        values = "  ".join(f"{key} {value:.1e}" for key, value in comparison.differences.items())
+        print(f"  {comparison.title:36} {values}  {verdict}")
+        failed |= not comparison.passed
+    if failed:
+        print(f"error: {arguments.output} does not pass its verification", file=sys.stderr)
+    return _EXIT_VERIFY_FAILED if failed else 0
+
+
+def _progress(message: str) -> None:
+    print(printable(message), file=sys.stderr, flush=True)
