@@ -1,0 +1,140 @@
+"""The fused deformer against the float64 reference, for every instruction set and shape of network."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.reference import network as reference
+from tests.reference import splat
+from tests.synthetic import make_avatar
+
+from gt_infer import EngineConfig, InputError, Pose, Renderer, _native
+from gt_infer.avatar import Avatar
+from gt_infer.engines.cpu import CpuEngine
+
+EVERY_ISA = ("avx512", "avx2", "portable")
+SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one Gaussian": {"n": 1},
+    "a full tile": {"n": 32},
+    "one more than a tile": {"n": 33},
+    "two layers": {"layers": 2},
+    "three layers, four heads": {"layers": 3, "n_head": 4},
+    "one head": {"n_head": 1},
+    "d_model 32": {"d_model": 32},
+    "d_model 128": {"d_model": 128},
+    "44 channels": {"channels": 44},
+    "no offsets": {"heads": ()},
+    "means alone": {"heads": ("means",)},
+    "opacity and sh": {"heads": ("opacities", "sh")},
+    "sh degree 1": {"sh_degree": 1},
+}
+
+
+@pytest.fixture(params=EVERY_ISA)
+def isa(request: pytest.FixtureRequest) -> str:
+    if request.param not in _native.available_isas():
+        pytest.skip(f"this machine or build has no {request.param}")
+    return str(request.param)
+
+
+def inputs(avatar: Avatar, seed: int = 0) -> tuple[Any, float, Any]:
+    rng = np.random.default_rng(seed)
+    window = rng.normal(0, 1, (8, avatar.network.audio_channels, 16)).astype(np.float32)
+    pose = Pose((0.05, -0.1, 0.02), (0.1, 0.0, -10.0))
+    return window, float(rng.uniform()), pose.camera_vector()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda name: name.replace(" ", "-"))
+def test_deform_matches_reference(isa: str, shape: str) -> None:
+    avatar = make_avatar(**{"n": 70, **SHAPES[shape]})
+    window, eye, camera = inputs(avatar)
+    want = reference.deform(avatar.network, avatar.gaussians, window, eye, camera)
+    with Renderer(avatar, config=EngineConfig(isa=isa, threads=2)) as renderer:
+        got = renderer.deform(window, eye, camera, attention=True)
+    for name in ("means", "scales", "quats", "opacities", "sh", "attention"):
+        value, wanted = getattr(got, name), getattr(want, name)
+        assert value.shape == wanted.shape, name
+        assert value.dtype == np.float32
+        # float32 sums of up to 128 products in a chain of eight maps, values of order 1
+        np.testing.assert_allclose(value, wanted, atol=2e-5, rtol=2e-5, err_msg=name)
+
+
+def test_the_reference_is_not_the_canonical_head() -> None:
+    """The random networks of these tests move what they should, or the tests above prove little."""
+    avatar = make_avatar(n=70)
+    want = reference.deform(avatar.network, avatar.gaussians, *inputs(avatar))
+    assert np.abs(want.means - avatar.gaussians.means).max() > 0.01
+    assert np.abs(want.sh - avatar.gaussians.sh).max() > 0.01
+    assert want.attention.std() > 0.01
+
+
+def test_tokens_match_reference() -> None:
+    for channels in (29, 44):
+        avatar = make_avatar(n=40, channels=channels)
+        window, eye, camera = inputs(avatar)
+        want = reference.deform(avatar.network, avatar.gaussians, window, eye, camera).tokens
+        model = _native.Model(avatar.gaussians, avatar.network)
+        got = _native.Engine(model, isa="", threads=1).tokens(window, eye, camera)
+        np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_render_is_deform_then_splat(isa: str) -> None:
+    avatar = make_avatar(n=300)
+    window, eye, _ = inputs(avatar)
+    pose = Pose.from_degrees(yaw=5).resolve(avatar.poses.mean_euler, avatar.poses.mean_trans)  # type: ignore[union-attr]
+    config = EngineConfig(isa=isa, threads=2)
+    with Renderer(avatar, output="float32", background=(10, 200, 30), config=config) as renderer:
+        gaussians = renderer.deform(window, eye, pose.camera_vector())
+        alpha = np.full((renderer.height, renderer.width), np.nan, np.float32)
+        depth = alpha.copy()
+        image = renderer.render_window(window, pose, blink=eye, alpha=alpha, depth=depth)
+    torso = avatar.torso[0] / 255.0
+    background = splat.over(avatar.torso[0], np.broadcast_to(np.array([10, 200, 30]), (64, 64, 3)))
+    assert torso[..., 3].max() > 0
+    want = splat.render(gaussians, pose.viewmat(), 64, 64, avatar.camera.focal, background)
+    assert want.alpha.max() > 0.5
+    assert (np.abs(image - want.image).max(axis=-1) > 5e-5).sum() <= 4
+    assert (np.abs(alpha - want.alpha) > 5e-5).sum() <= 4
+    assert (np.abs(depth - want.depth) > 5e-5 * want.depth.max()).sum() <= 4
+
+
+def test_threads_do_not_change_a_bit(isa: str) -> None:
+    avatar = make_avatar(n=700)
+    window, eye, _ = inputs(avatar)
+    pictures = []
+    for threads in (1, 2, 5):
+        config = EngineConfig(isa=isa, threads=threads)
+        with Renderer(avatar, config=config) as renderer:
+            pictures += [renderer.render_window(window, blink=eye) for _ in range(3)]
+    for picture in pictures[1:]:
+        np.testing.assert_array_equal(picture, pictures[0])
+
+
+def test_one_engine_serves_many_threads() -> None:
+    avatar = make_avatar(n=200)
+    with Renderer(avatar, config=EngineConfig(threads=2)) as renderer:
+        cases = [inputs(avatar, seed)[:2] for seed in range(4)]
+        alone = [renderer.render_window(window, blink=eye) for window, eye in cases]
+        wrong: list[int] = []
+
+        def work(case: int) -> None:
+            window, eye = cases[case]
+            for _ in range(20):
+                if not np.array_equal(renderer.render_window(window, blink=eye), alone[case]):
+                    wrong.append(case)
+
+        workers = [threading.Thread(target=work, args=(case,)) for case in range(len(cases))]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert not wrong
+
+
+def test_unknown_instruction_set_names_those_there_are() -> None:
+    with pytest.raises(InputError, match=r'isa = .sse9.: this machine and build have .*portable'):
+        CpuEngine(make_avatar(n=5), EngineConfig(isa="sse9"))
