@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gt_infer import Avatar, EngineConfig, Pose, Renderer, _native
+from gt_infer.avatar import save_avatar
 from gt_infer.media import read_image
 
 # Golden key -> attribute of Gaussians. Every key of the file is either here, an input or left out
@@ -102,3 +103,18 @@ def test_golden_floats(shared: Path, avatar_a: Avatar, config: EngineConfig) -> 
                 error = np.abs(got - want) / want.max()
                 assert error.max() <= 2e-3 if name != "image" else error.max() <= 1 / 255, name
                 assert error.mean() < 1e-6, name
+
+
+def test_half_precision_storage_shows_nowhere(
+    shared: Path, avatar_a: Avatar, tmp_path: Path
+) -> None:
+    vectors = golden(shared, "A")
+    path = tmp_path / "half.safetensors"
+    save_avatar(avatar_a, path, storage="fp16")
+    assert path.stat().st_size < 12_000_000
+    with Renderer(avatar_a) as exact, Renderer(path) as half:
+        for i, frame in enumerate(vectors["frames"]):
+            window, pose, blink = frame_inputs(vectors, i)
+            a, b = (r.render_window(window, pose, blink=blink).astype(int) for r in (exact, half))
+            psnr = 10 * np.log10(255**2 / ((a - b) ** 2).mean())
+            assert psnr >= 50, f"frame {frame}: {psnr:.1f} dB"
