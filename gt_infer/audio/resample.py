@@ -80,7 +80,7 @@ class Resampler:
     """
 
     def __init__(self, sample_rate: int, channels: int = 1) -> None:
-        if sample_rate not in SAMPLE_RATES:
+        if not isinstance(sample_rate, int) or sample_rate not in SAMPLE_RATES:
             raise InputError(
                 f"sample_rate = {sample_rate!r}: must be an integer from {SAMPLE_RATES[0]} to "
                 f"{SAMPLE_RATES[-1]} Hz"
