@@ -51,7 +51,9 @@ def compare(avatar: Avatar, vectors: dict[str, np.ndarray], config: EngineConfig
             for key, attribute in OUTPUTS.items():
                 want = vectors[key][i]
                 value = getattr(got, attribute)
-                value = value[:, subset] if key == "attention" else value[subset].reshape(want.shape)
+                value = (
+                    value[:, subset] if key == "attention" else value[subset].reshape(want.shape)
+                )
                 limit = ATTENTION_TOLERANCE if key == "attention" else TOLERANCE
                 error = np.abs(value.astype(np.float64) - want).max()
                 assert error <= limit, f"vector {i}: {key} is off by {error:.3g}"

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.reference import network as reference
-from tests.reference import splat
-from tests.synthetic import make_avatar
 
 from gt_infer import EngineConfig, InputError, Pose, Renderer, _native
 from gt_infer.avatar import Avatar
 from gt_infer.engines.cpu import CpuEngine
+from tests.reference import network as reference
+from tests.reference import splat
+from tests.synthetic import make_avatar
 
 EVERY_ISA = ("avx512", "avx2", "portable")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -136,5 +136,5 @@ def test_one_engine_serves_many_threads() -> None:
 
 
 def test_unknown_instruction_set_names_those_there_are() -> None:
-    with pytest.raises(InputError, match=r'isa = .sse9.: this machine and build have .*portable'):
+    with pytest.raises(InputError, match=r"isa = .sse9.: this machine and build have .*portable"):
         CpuEngine(make_avatar(n=5), EngineConfig(isa="sse9"))

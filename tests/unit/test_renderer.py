@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.synthetic import make_avatar
 
 from gt_infer import (
     AudioError,
@@ -18,6 +17,7 @@ from gt_infer import (
     Pose,
     Renderer,
 )
+from tests.synthetic import make_avatar
 
 CHUNK = 640
 
@@ -119,7 +119,9 @@ def test_pose_and_blink_change_the_picture(renderer: Renderer) -> None:
     assert (base != renderer.render_window(window, blink=1.0)).any()
 
 
-@pytest.mark.parametrize("output, channels", [("rgb8", 3), ("bgr8", 3), ("rgba8", 4), ("float32", 3)])
+@pytest.mark.parametrize(
+    "output, channels", [("rgb8", 3), ("bgr8", 3), ("rgba8", 4), ("float32", 3)]
+)
 def test_outputs(output: Any, channels: int) -> None:
     with Renderer(make_avatar(n=50), output=output, config=EngineConfig(threads=1)) as renderer:
         image = renderer.render(sound(1))
@@ -138,14 +140,14 @@ def test_enlarged_picture_is_the_same_view() -> None:
     config = EngineConfig(threads=1)
     with Renderer(avatar, output="float32", config=config) as renderer:
         small = renderer.render(sound(1))
-    with Renderer(avatar, output="float32", size=256, config=config) as renderer:
+    with Renderer(avatar, output="float32", size=192, config=config) as renderer:
         large = renderer.render(sound(1))
-    # The centre of a small pixel lies between the middle four of its sixteen large ones.
-    middle = large.reshape(64, 4, 64, 4, 3)[:, 1:3, :, 1:3].mean(axis=(1, 3))
-    shifted = large.reshape(64, 4, 64, 4, 3)[:, :2, :, 1:3].mean(axis=(1, 3))
-    error = np.abs(middle - small).mean()
-    print(error, np.abs(shifted - small).mean())
-    assert error < 0.01
+    # Three times as large: every third pixel has the centre of a small one, and the dilation
+    # grows along. What may differ are faint tails, cut at other tile borders.
+    same_centers = large[1::3, 1::3]
+    assert np.abs(same_centers - small).max() < 0.03
+    assert np.abs(same_centers - small).mean() < 1e-3
+    assert np.abs(large[::3, 1::3] - small).mean() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,9 @@ def test_wrong_outputs_are_refused(renderer: Renderer) -> None:
 
 def test_wrong_deform_inputs_are_refused(renderer: Renderer) -> None:
     window, camera = np.zeros((8, 29, 16), np.float32), np.zeros(12, np.float32)
-    with pytest.raises(InputError, match=r"window: expected float32 \[8, 29, 16\], got .*\[8, 16, 29\]"):
+    with pytest.raises(
+        InputError, match=r"window: expected float32 \[8, 29, 16\], got .*\[8, 16, 29\]"
+    ):
         renderer.deform(np.zeros((8, 16, 29), np.float32), 0.0, camera)
     with pytest.raises(InputError, match=r"camera: expected float32 \[12\]"):
         renderer.deform(window, 0.0, np.zeros((4, 4), np.float32))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.reference import splat
 
 from gt_infer import _native
 from gt_infer.config import RasterConfig
 from gt_infer.pose import Pose
+from tests.reference import splat
 
 ISAS = _native.available_isas()
 EVERY_ISA = ("avx512", "avx2", "portable")
@@ -44,9 +44,7 @@ def make_scene(n: int, seed: int = 0, *, scale: float = 0.06, **changes: Any) ->
         "sh": rng.normal(0, 0.25, (n, 16, 3)),
         **changes,
     }
-    return SimpleNamespace(
-        **{k: np.ascontiguousarray(v, np.float32) for k, v in scene.items()}
-    )
+    return SimpleNamespace(**{k: np.ascontiguousarray(v, np.float32) for k, v in scene.items()})
 
 
 def draw(
@@ -169,9 +167,7 @@ def test_near_plane_is_exclusive(isa: str) -> None:
     center = -VIEWMAT[:3, :3].T @ VIEWMAT[:3, 3]
     for z, drawn in ((near - 1e-3, False), (near + 1e-3, True)):
         mean = center + forward * z
-        scene = make_scene(
-            1, means=mean[None], scales=np.full((1, 3), 1e-3), opacities=np.ones(1)
-        )
+        scene = make_scene(1, means=mean[None], scales=np.full((1, 3), 1e-3), opacities=np.ones(1))
         assert bool(draw(scene, 32, 32, isa).alpha.any()) is drawn
 
 
@@ -184,7 +180,9 @@ def test_equal_depths_draw_in_index_order(isa: str) -> None:
         opacities=np.full(n, 0.9),
     )
     for order in (np.arange(n), np.arange(n)[::-1]):
-        turned = SimpleNamespace(**{k: np.ascontiguousarray(v[order]) for k, v in vars(scene).items()})
+        turned = SimpleNamespace(
+            **{k: np.ascontiguousarray(v[order]) for k, v in vars(scene).items()}
+        )
         want = splat.render(turned, VIEWMAT, 48, 48, FOCAL, np.zeros((48, 48, 3)))
         assert_close(draw(turned, 48, 48, isa).image, want.image)
 
