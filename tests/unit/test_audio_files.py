@@ -15,6 +15,8 @@ from gt_infer.audio import Resampler, SoundReader, stream_mono16k
 from gt_infer.audio.resample import RateConverter
 from gt_infer.errors import AudioError, InputError
 
+from ..stream.decoding import lag
+
 RNG = np.random.default_rng(5)
 NOISE = RNG.standard_normal((40_000, 3)).astype(np.float32) * np.float32(0.1)
 RATES = [8_000, 11_025, 12_345, 16_000, 22_050, 44_100, 48_000, 96_000]
@@ -248,11 +250,3 @@ class TestResampler:
         ):
             with pytest.raises(error, match=message):
                 resampler.push(samples)
-
-
-def lag(expected: np.ndarray, sound: np.ndarray, reach: int = 1500) -> int:
-    """By how many samples `sound` comes later than `expected`."""
-    n = min(len(expected), len(sound))
-    core = expected[reach : n - reach]
-    scores = [core @ sound[reach + k : n - reach + k] for k in range(-reach, reach + 1)]
-    return int(np.argmax(scores)) - reach
