@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .avatar_file import Section, TensorFile, short, write_tensor_file
-from .avatar_network import AttentionLayer, Linear, Network
+from .avatar_network import HEAD_WIDTHS, AttentionLayer, Linear, Network
 from .avatar_parts import (
     AudioFrontend,
     CanonicalGaussians,
@@ -295,7 +295,7 @@ def _read(file: TensorFile) -> Avatar:
     network = Network.from_tensors(
         weights,
         n_head=names.integer("n_head"),
-        heads=list(heads) if isinstance(heads, dict) else [],
+        heads=[name for name in HEAD_WIDTHS if isinstance(heads, dict) and name in heads],
     )
     camera = _read_camera(manifest.section("camera"))
     torso = np.zeros((0, camera.height, camera.width, 4), np.uint8)
@@ -345,9 +345,11 @@ def _read_camera(section: Section) -> Camera:
     focal = section.number("focal")
     section.finish()
     try:
-        return Camera(width, height, focal)
+        camera = Camera(width, height, focal)
     except ValueError as err:
         raise AvatarError(f"manifest.camera: {err}") from err
+    _check_size(camera)
+    return camera
 
 
 def _read_raster(section: Section) -> RasterConfig:
@@ -401,9 +403,8 @@ def _check(avatar: Avatar) -> None:
 
 
 def _check_pictures(avatar: Avatar) -> None:
+    _check_size(avatar.camera)
     width, height = avatar.camera.width, avatar.camera.height
-    if max(width, height) > _MAX_PICTURE:
-        raise AvatarError(f"camera size {width}x{height}: at most {_MAX_PICTURE} pixels a side")
     count = len(avatar.torso)
     for name, array, shape in (
         ("image.backdrop", avatar.backdrop, (height, width, 3)),
@@ -417,3 +418,11 @@ def _check_pictures(avatar: Avatar) -> None:
     checks = Checklist()
     checks.array("image.torso_poses", avatar.torso_poses, count, 3)
     checks.raise_first()
+
+
+def _check_size(camera: Camera) -> None:
+    if max(camera.width, camera.height) > _MAX_PICTURE:
+        raise AvatarError(
+            f"camera size {short(camera.width)}x{short(camera.height)}: at most {_MAX_PICTURE} "
+            "pixels a side"
+        )

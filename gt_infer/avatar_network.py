@@ -285,7 +285,7 @@ class _NetworkCheck(Checklist):
         if bias != (linear.bias is not None):
             self.refuse(f"{name}.bias", "is missing" if bias else "is not expected")
         elif linear.bias is not None:
-            self.array(f"{name}.bias", linear.bias, out)
+            self.array(f"{name}.bias", linear.bias, out_width if out is None else out)
         return out
 
     def _planes(self, d_model: int | None) -> None:
