@@ -1,4 +1,4 @@
-"""The fused deformer against the float64 reference, for every instruction set and shape of network."""
+"""The fused deformer against the float64 reference: every instruction set, all shapes of network."""
 
 from __future__ import annotations
 
