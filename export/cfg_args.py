@@ -42,8 +42,9 @@ def read_cfg_args(path: str | os.PathLike[str]) -> dict[str, object]:
         raise CheckpointError(f"{path}: expected one Namespace(key=value, ...), nothing else")
     settings: dict[str, object] = {}
     for keyword in call.keywords:
-        if keyword.arg is None:
-            raise CheckpointError(f"{path}: `**` is not expected")
+        if keyword.arg is None or keyword.arg in settings:
+            what = "`**`" if keyword.arg is None else f"a second {keyword.arg}="
+            raise CheckpointError(f"{path}: {what} is not expected")
         try:
             settings[keyword.arg] = ast.literal_eval(keyword.value)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,8 @@ def read_checkpoint(
     """
     root = Path(directory)
     number, folder = _find_iteration(root, iteration)
-    warnings: list[str] = []
-    settings = _read_settings(root / "cfg_args", warnings)
+    notes: list[str] = []
+    settings = _read_settings(root / "cfg_args", notes)
     cfg_path = root / "cfg_args"
     for flag in _UNSUPPORTED_FLAGS:
         if take_bool(settings, flag, cfg_path):
@@ -148,16 +149,16 @@ def read_checkpoint(
                 f"with {flag} = False."
             )
     heads = [name for name, (_, flag) in _HEADS.items() if not take_bool(settings, flag, cfg_path)]
-    n_head = _choose_n_head(take_int(settings, "n_head", cfg_path), n_head, warnings)
+    n_head = _choose_n_head(take_int(settings, "n_head", cfg_path), n_head, notes)
 
     ply = folder / "point_cloud.ply"
     gaussians = _read_gaussians(ply)
     pth = folder / "deformation.pth"
     state = _load_state(pth)
-    network, dropped = _read_network(pth, state, heads, n_head, gaussians, warnings)
+    network, dropped = _read_network(pth, state, heads, n_head, gaussians, notes)
     stored_layers = take_int(settings, "n_layer", cfg_path)
     if stored_layers not in (None, len(network.layers)):
-        warnings.append(
+        notes.append(
             f"cfg_args says n_layer = {stored_layers}, {pth.name} has {len(network.layers)}; the "
             "latter is used"
         )
@@ -171,7 +172,7 @@ def read_checkpoint(
         network=network,
         white_background=take_bool(settings, "white_background", cfg_path),
         dropped=tuple(dropped),
-        warnings=tuple(warnings),
+        warnings=tuple(notes),
         hashes={path.name: _sha256(path) for path in (ply, pth)},
     )
 
@@ -197,21 +198,21 @@ def _find_iteration(root: Path, wanted: int | None) -> tuple[int, Path]:
     return number, found[number]
 
 
-def _read_settings(path: Path, warnings: list[str]) -> dict[str, object]:
+def _read_settings(path: Path, notes: list[str]) -> dict[str, object]:
     try:
         return read_cfg_args(path)
     except FileNotFoundError:
-        warnings.append(f"{path} is missing: its flags are taken as the published ones (all off)")
+        notes.append(f"{path} is missing: its flags are taken as the published ones (all off)")
         return {}
 
 
-def _choose_n_head(stored: int | None, asked: int | None, warnings: list[str]) -> int:
+def _choose_n_head(stored: int | None, asked: int | None, notes: list[str]) -> int:
     if asked is not None:
         if stored not in (None, asked):
-            warnings.append(f"cfg_args says n_head = {stored}; {asked} is used as asked")
+            notes.append(f"cfg_args says n_head = {stored}; {asked} is used as asked")
         return asked
     if stored is None:
-        warnings.append(
+        notes.append(
             f"n_head is taken as {_DEFAULT_N_HEAD}: cfg_args does not say it and no tensor shows "
             "it. A wrong one distorts the face; pass --n-head to set it."
         )
@@ -263,7 +264,9 @@ def _load_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; it holds the networks of the same iteration")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # what torch thinks of the file's pickle protocol
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # torch raises about anything on damaged files
         first_line = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
         raise CheckpointError(
@@ -281,7 +284,7 @@ def _read_network(
     heads: Sequence[str],
     n_head: int,
     gaussians: CanonicalGaussians,
-    warnings: list[str],
+    notes: list[str],
 ) -> tuple[Network, list[Dropped]]:
     null = state.get(f"{_ROOT}null_vector")
     skips = getattr(null, "shape", (0,))[-1:] == (_UNPROJECTED_WIDTH,)
@@ -294,8 +297,8 @@ def _read_network(
     missing = [key for key in names.values() if key not in state]
     if missing:
         raise CheckpointError(
-            f"{path}: {len(missing)} keys are missing: {_listed(missing)}. The file is not a "
-            "GaussianTalker deformation.pth, or incomplete."
+            f"{path}: missing keys ({len(missing)}): {_listed(missing)}. The file is incomplete, or "
+            "not a GaussianTalker deformation.pth."
         )
     network = Network.from_tensors(_Source(path, state, names), n_head=n_head, heads=heads)
     problems = network.check(gaussians.sh.shape[1]).problems
@@ -303,7 +306,7 @@ def _read_network(
         described = [f"{names.get(name, name)}: {what}" for name, what in problems]
         several = f"{len(problems)} tensors are wrong: " if len(problems) > 1 else ""
         raise CheckpointError(f"{path}: {several}{_listed(described, '; ')}")
-    return network, _dropped(state, names, heads, skips, warnings)
+    return network, _dropped(state, names, heads, skips, notes)
 
 
 def _official_names(
@@ -372,7 +375,7 @@ def _dropped(
     names: Mapping[str, str],
     heads: Sequence[str],
     skips: bool,
-    warnings: list[str],
+    notes: list[str],
 ) -> list[Dropped]:
     """What of the state dict is left out and why; keys that nobody knows become a warning."""
     left = [key for key in state if key not in set(names.values())]
@@ -391,7 +394,7 @@ def _dropped(
             dropped.append(Dropped(what, len(hits), why))
             left = [key for key in left if key not in hits]
     if left:
-        warnings.append(
+        notes.append(
             f"{len(left)} tensors are not known and not used: {_listed([short(k) for k in left])}. "
             "If this model is a fork that needs them, the avatar will not look right."
         )

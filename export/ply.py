@@ -84,7 +84,7 @@ def _parse_header(path: str | os.PathLike[str], head: bytes) -> tuple[int, np.dt
                 )
             case ["element", "vertex", number] if count is None and number.isdecimal():
                 count, in_vertices = int(number[:10]), True
-            case ["element", name, _]:
+            case ["element", name, _] if name != "vertex":
                 if count is None:
                     raise CheckpointError(f"{path}: element {name!r} comes before the vertices")
                 in_vertices = False

@@ -244,8 +244,10 @@ class _NetworkCheck(Checklist):
         if network.aabb.shape == (2, 3) and np.any(network.aabb[0] == network.aabb[1]):
             self.refuse("network.aabb", "maximum and minimum are equal on an axis")
         width = None
-        if self.array("network.null_token", network.null_token, None) and len(network.null_token):
-            width = network.d_model
+        if self.array("network.null_token", network.null_token, None):
+            width = network.d_model or None
+            if width is None:
+                self.refuse("network.null_token", "is empty")
         self._planes(width)
         if width is not None and (network.n_head < 1 or width % network.n_head):
             self.refuse(
