@@ -37,7 +37,6 @@ _AAC_RATES = (
 )  # fmt: skip
 _AAC_FRAME = 1024  # samples
 _BT709 = 1  # ITU-T H.273: primaries, transfer and matrix of BT.709 are all code 1
-_LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: Y in 16..235
 _MAX_PIXELS = 1 << 26
 # FFmpeg's demuxers by a file's first bytes. Naming them keeps a file from choosing one itself:
 # some fetch what the file says from the network.
@@ -127,7 +126,6 @@ class VideoWriter:
         context.pix_fmt = "yuv420p"
         context.time_base = Fraction(1, fps)
         context.thread_count = _X264_THREADS
-        context.color_range = _LIMITED_RANGE
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         self._time_base = context.time_base
         if self._sound is not None:

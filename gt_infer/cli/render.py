@@ -20,7 +20,7 @@ from .. import __version__
 from ..config import TIMING, EngineConfig, Precision
 from ..errors import AudioError, InputError
 from ..types import FloatArray
-from .common import run
+from .common import printable, run
 
 if TYPE_CHECKING:
     from ..audio import FrameWindows, SoundReader
@@ -119,13 +119,11 @@ def _render(arguments: argparse.Namespace) -> int:
         ) as renderer,
         ExitStack() as stack,
     ):
-        notes = []
-        for name, recorded in (("poses", poses), ("blinks", blinks)):
-            if recorded is not None and len(recorded) < sound.n_frames:
-                notes.append(
-                    f"{name}: {len(recorded)} recorded for {sound.n_frames} frames, played forward "
-                    "and backward"
-                )
+        notes = [
+            f"{name}: {len(recorded)} recorded for {sound.n_frames} frames, played to and fro"
+            for name, recorded in (("poses", poses), ("blinks", blinks))
+            if recorded is not None and len(recorded) < sound.n_frames
+        ]
         windows: FrameWindows | _StoredWindows
         if arguments.features is None:
             windows = renderer.windows()
@@ -140,8 +138,8 @@ def _render(arguments: argparse.Namespace) -> int:
         output = stack.enter_context(_Output(arguments, renderer, sound))
         progress = stack.enter_context(_progress_bar(sound.n_frames, quiet=arguments.quiet))
         for frame, window in enumerate(_each_window(sound, windows, output.write_sound)):
-            pose = None if poses is None else poses[_ping_pong(frame, len(poses))]
-            blink = None if blinks is None else blinks[_ping_pong(frame, len(blinks))]
+            pose = None if poses is None else poses[_to_and_fro(frame, len(poses))]
+            blink = None if blinks is None else blinks[_to_and_fro(frame, len(blinks))]
             output.write_frame(renderer.render_window(window, pose, blink=blink))
             progress.update()
         output.close()
@@ -212,7 +210,7 @@ def _each_window(
         yield windows.window(frame)
 
 
-def _ping_pong(frame: int, length: int) -> int:
+def _to_and_fro(frame: int, length: int) -> int:
     """Index into a recording that is played forward and backward: 0 1 2 1 0 1 2 ..."""
     if length == 1:
         return 0
@@ -294,6 +292,6 @@ def _progress_bar(n_frames: int, *, quiet: bool) -> Any:
 def _summarize(names: Sequence[str], n_frames: int, seconds: float) -> None:
     length = n_frames / TIMING.fps
     print(
-        f"{' and '.join(names)}: {n_frames} frames, {length:.2f} s of video in {seconds:.2f} s: "
-        f"{n_frames / seconds:.1f} FPS ({length / seconds:.2f}x real time)"
+        f"{printable(' and '.join(names))}: {n_frames} frames, {length:.2f} s of video in "
+        f"{seconds:.2f} s: {n_frames / seconds:.1f} FPS ({length / seconds:.2f}x real time)"
     )

@@ -194,8 +194,11 @@ class TestVideo:
         assert sorted(tmp_path.rglob("*")) == before
 
     @pytest.mark.parametrize("name", ["http:a.mp4", "-o.mp4", "a%03d.mp4", "ä b.MP4"])
-    def test_odd_names_are_just_names(self, tmp_path: Path, name: str) -> None:
-        with VideoWriter(tmp_path / name, width=W, height=H) as video:
+    def test_odd_names_are_just_names(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with VideoWriter(name, width=W, height=H) as video:
             video.write_frame(BLACK)
         assert [file.name for file in tmp_path.iterdir()] == [name]
 
