@@ -96,7 +96,7 @@ class Engine:
         format: PixelFormat,
         is_transparent: bool = ...,
         background: Background | None = ...,
-        background_color: tuple[float, float, float] = ...,
+        layer_weights: list[float] = ...,
         alpha: _Floats | None = ...,
         depth: _Floats | None = ...,
     ) -> dict[str, float]: ...
@@ -115,7 +115,7 @@ def rasterize(
     format: PixelFormat,
     is_transparent: bool = ...,
     background: Background | None = ...,
-    background_color: tuple[float, float, float] = ...,
+    layer_weights: list[float] = ...,
     alpha: _Floats | None = ...,
     depth: _Floats | None = ...,
     isa: str = ...,

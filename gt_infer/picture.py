@@ -1,6 +1,8 @@
-"""The still picture behind the head: the avatar's torso over its backdrop, at any size."""
+"""What stands behind the head: the avatar's torsos over a backdrop, at any size."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +11,16 @@ from .avatar import Avatar
 from .errors import InputError
 from .types import Camera, FloatArray
 
-__all__ = ["Background", "compose", "fit_camera", "resize"]
+__all__ = ["Background", "compose", "fit_camera", "resize", "torso_weights"]
 
-# What a caller may put behind the torso: None (the avatar's backdrop), an RGB colour, or a picture.
-Background = tuple[int, int, int] | npt.NDArray[np.uint8] | None
+# What a caller may put behind the torso: None (the avatar's backdrop), an RGB colour, a picture, or
+# "transparent".
+Background = tuple[int, int, int] | npt.NDArray[np.uint8] | Literal["transparent"] | None
 
 SIZE_RANGE = range(64, 2049)  # pixels a side
+# Torsos whose pose is nearly as close as the nearest one's are blended with it, so that a turning
+# head never makes the torso jump: within this many radians (3 degrees).
+_FADE_BAND = 0.052
 
 
 def fit_camera(camera: Camera, size: int | tuple[int, int] | None) -> Camera:
@@ -76,24 +82,64 @@ def _resampling_matrix(old: int, new: int, scale: float) -> FloatArray:
     return weights.astype(np.float32)
 
 
-def compose(avatar: Avatar, camera: Camera, background: Background) -> FloatArray:
-    """The picture that the head is drawn over: the torso over `background`.
+def compose(avatar: Avatar, camera: Camera, background: Background) -> tuple[FloatArray, bool]:
+    """The pictures that the head is drawn over: each torso of the avatar over `background`.
 
     Args:
         camera: gives the size.
-        background: None for the avatar's backdrop, (red, green, blue) 0 to 255, or a picture
-            uint8 [H, W, 3] of any size, scaled to cover.
+        background: None for the avatar's backdrop, (red, green, blue) 0 to 255, a picture
+            uint8 [H, W, 3] of any size, scaled to cover, or "transparent" for the torsos alone.
 
     Returns:
-        [height, width, 3] float32 in [0, 1], not rounded in between.
+        [K, height, width, 4] float32 in [0, 1], alpha multiplied in, not rounded in between; and
+        whether they are transparent. K is the number of torsos, 1 when there is none.
 
     Raises:
         InputError: not such a background.
     """
-    shape = (camera.height, camera.width)
+    size = (camera.height, camera.width)
+    is_transparent = isinstance(background, str) and background == "transparent"
+    behind = np.zeros((*size, 4), np.float32)
+    if not is_transparent:
+        behind[..., :3] = _backdrop(avatar, camera, background)
+        behind[..., 3] = 1
+    if len(avatar.torso) == 0:
+        return behind[np.newaxis], is_transparent
+    layers = np.empty((len(avatar.torso), *size, 4), np.float32)
+    for layer, torso in zip(layers, avatar.torso, strict=True):
+        # Scaled with alpha multiplied in: colours of transparent pixels mean nothing.
+        front = torso.astype(np.float32) / np.float32(255)
+        front[..., :3] *= front[..., 3:]
+        if front.shape[:2] != size:
+            front = resize(front, camera.width, camera.height)
+        layer[:] = front + behind * (1 - front[..., 3:])
+    return layers, is_transparent
+
+
+def torso_weights(torso_poses: FloatArray, euler: tuple[float, float, float]) -> list[float]:
+    """How much each torso shows in a pose: the nearest alone or, halfway between several, a mix. A
+    continuous function of the pose.
+
+    Args:
+        torso_poses: [K, 3] euler of the frames that the torsos were taken from, radians.
+        euler: of the pose.
+
+    Returns:
+        K weights adding up to 1; empty when there is nothing to choose.
+    """
+    if len(torso_poses) < 2:
+        return []
+    distance = np.linalg.norm(torso_poses - np.asarray(euler, np.float32), axis=1)
+    closeness = np.maximum(0.0, 1.0 - (distance - distance.min()) / _FADE_BAND)
+    weights = closeness * closeness
+    result: list[float] = (weights / weights.sum()).tolist()
+    return result
+
+
+def _backdrop(avatar: Avatar, camera: Camera, background: Background) -> FloatArray:
     if background is None:
-        behind = _resized(avatar.backdrop, camera)
-    elif isinstance(background, np.ndarray):
+        return _resized(avatar.backdrop, camera)
+    if isinstance(background, np.ndarray):
         if background.dtype != np.uint8 or background.ndim != 3 or background.shape[2] != 3:
             raise InputError(
                 f"background: expected uint8 [H, W, 3], got {background.dtype} "
@@ -101,30 +147,18 @@ def compose(avatar: Avatar, camera: Camera, background: Background) -> FloatArra
             )
         if 0 in background.shape:
             raise InputError(f"background: empty, {list(background.shape)}")
-        behind = _resized(background, camera)
-    else:
+        return _resized(background, camera)
+    try:
         color = np.asarray(background)
-        if (
-            color.shape != (3,)
-            or color.dtype.kind not in "iu"
-            or (color < 0).any()
-            or (color > 255).any()
-        ):
-            raise InputError(
-                f"background = {background!r}: expected (red, green, blue), whole numbers 0 to "
-                "255, or a picture uint8 [H, W, 3]"
-            )
-        behind = np.broadcast_to(color.astype(np.float32) / np.float32(255), (*shape, 3))
-    if len(avatar.torso) == 0:
-        return np.ascontiguousarray(behind)
-    torso = avatar.torso[0].astype(np.float32) / np.float32(255)
-    alpha = torso[..., 3:]
-    # Scaled with alpha multiplied in: colours of transparent pixels mean nothing.
-    premultiplied = np.concatenate([torso[..., :3] * alpha, alpha], axis=-1)
-    if premultiplied.shape[:2] != shape:
-        premultiplied = resize(premultiplied, camera.width, camera.height)
-    over = premultiplied[..., :3] + behind * (1 - premultiplied[..., 3:])
-    return np.ascontiguousarray(over, np.float32)
+        in_range = color.dtype.kind in "iu" and ((color >= 0) & (color <= 255)).all()
+    except (TypeError, ValueError):
+        in_range = False
+    if not in_range or color.shape != (3,):
+        raise InputError(
+            f"background = {background!r}: expected (red, green, blue), whole numbers 0 to 255, a "
+            'picture uint8 [H, W, 3], or "transparent"'
+        )
+    return color.astype(np.float32) / np.float32(255)
 
 
 def _resized(image: npt.NDArray[np.uint8], camera: Camera) -> FloatArray:

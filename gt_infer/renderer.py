@@ -16,7 +16,7 @@ from .avatar import Avatar, resolve
 from .config import TIMING, EngineConfig
 from .engines import Canvas, Engine, EngineName, OutputFormat, create, empty_image
 from .errors import ClosedError, InputError
-from .picture import Background, compose, fit_camera
+from .picture import Background, compose, fit_camera, torso_weights
 from .pose import Pose
 from .types import FloatArray, Gaussians
 
@@ -40,9 +40,10 @@ class Renderer:
         avatar: path of an avatar file, "demo" for the built-in one, or an `Avatar`.
         engine: "cpu", or "auto" for the best this machine has (see `gt-info`).
         size: (width, height) of the picture, or its height; None as trained. 64 to 2048.
-        output: "rgb8", "bgr8", "rgba8" (opaque) or "float32" (RGB, 1.0 is white, not clipped).
+        output: "rgb8", "bgr8", "rgba8" or "float32" (RGB, 1.0 is white, not clipped).
         background: what stands behind the torso: None for the avatar's own backdrop,
-            (red, green, blue), or a picture uint8 [H, W, 3].
+            (red, green, blue), a picture uint8 [H, W, 3], or "transparent": then "rgba8" has
+            straight alpha, and the other outputs show the head over black.
         lookahead: frames of sound after a frame that are waited for, 0 to 6; None as trained. With
             less, the newest feature stands in for those still to come.
         config: threads, instruction set, precision.
@@ -85,7 +86,8 @@ class Renderer:
         # Enlarged, the trained dilation would leave holes; shrunk, it stays (MODEL section 3).
         zoom = max(1.0, camera.focal / self.avatar.camera.focal)
         raster = replace(self.avatar.raster, eps2d=self.avatar.raster.eps2d * zoom**2)
-        canvas = Canvas(camera, raster, compose(self.avatar, camera, background), output)
+        layers, is_transparent = compose(self.avatar, camera, background)
+        canvas = Canvas(camera, raster, layers, is_transparent, output)
         self._camera = camera
         self._output: OutputFormat = output
         self._lookahead = lookahead
@@ -201,7 +203,8 @@ class Renderer:
         Args:
             window: [8, C, 16] float32, as `windows()` or `PrecomputedFeatures` gives it.
             pose, blink, out: as in `render`.
-            alpha: [H, W] float32, receives 1 - transmittance of the head.
+            alpha: [H, W] float32, receives 1 - transmittance of the head; with a transparent
+                background, of head and torso.
             depth: [H, W] float32, receives the sum of z alpha T, not normalised.
 
         Raises:
@@ -289,6 +292,7 @@ class Renderer:
             pose.camera_vector(),
             pose.viewmat(),
             image,
+            layer_weights=torso_weights(self.avatar.torso_poses, pose.euler),
             alpha=alpha,
             depth=depth,
         )

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -183,7 +182,7 @@ struct PictureSize {
 
 // The three output arrays of a frame, checked against each other.
 cpu::Target make_target(const py::object& image, PixelFormat format, bool is_transparent,
-                        const Background* background, std::array<float, 3> color,
+                        const Background* background, std::vector<float> layer_weights,
                         const py::object& alpha, const py::object& depth, PictureSize& size) {
   if (!py::isinstance<py::array>(image)) throw std::invalid_argument("image: not an array");
   const auto array = py::reinterpret_borrow<py::array>(image);
@@ -201,7 +200,7 @@ cpu::Target make_target(const py::object& image, PixelFormat format, bool is_tra
   target.format = format;
   target.is_transparent = is_transparent;
   target.background = background;
-  for (std::size_t c = 0; c < 3; ++c) target.background_color[c] = color[c];
+  target.layer_weights = std::move(layer_weights);
   const auto shape = {size.height, size.width, size.channels};
   if (format == PixelFormat::kRgbFloat) {
     target.image = output_of<float>(image, shape, "image");
@@ -232,12 +231,12 @@ py::dict as_dict(const cpu::StageTimes& times) {
 py::dict render(cpu::Engine& engine, const FloatArray& audio, float eye, const FloatArray& camera,
                 const FloatArray& viewmat, float focal, const RasterParams& raster,
                 const py::object& image, PixelFormat format, bool is_transparent,
-                const Background* background, std::array<float, 3> color, const py::object& alpha,
+                const Background* background, std::vector<float> layer_weights, const py::object& alpha,
                 const py::object& depth) {
   PictureSize size{};
   const cpu::FrameInput input = make_input(engine.model(), audio, eye, camera);
   const cpu::Target target =
-      make_target(image, format, is_transparent, background, color, alpha, depth, size);
+      make_target(image, format, is_transparent, background, std::move(layer_weights), alpha, depth, size);
   const View view = cpu::make_view(data_of(viewmat, {4, 4}, "viewmat"), focal,
                                    static_cast<int>(size.width), static_cast<int>(size.height));
   cpu::StageTimes times;
@@ -296,7 +295,7 @@ FloatArray tokens(cpu::Engine& engine, const FloatArray& audio, float eye, const
 void rasterize(const FloatArray& means, const FloatArray& quats, const FloatArray& scales,
                const FloatArray& opacities, const FloatArray& sh, const FloatArray& viewmat,
                float focal, const RasterParams& raster, const py::object& image, PixelFormat format,
-               bool is_transparent, const Background* background, std::array<float, 3> color,
+               bool is_transparent, const Background* background, std::vector<float> layer_weights,
                const py::object& alpha, const py::object& depth, const std::string& isa, int threads) {
   const py::ssize_t n = means.ndim() == 2 ? means.shape(0) : -1;
   if (n < 0 || n > (1 << 26)) throw std::invalid_argument("means: unexpected shape");
@@ -309,7 +308,7 @@ void rasterize(const FloatArray& means, const FloatArray& quats, const FloatArra
   job.sh = data_of(sh, {n, 16, 3}, "sh");
   PictureSize size{};
   const cpu::Target target =
-      make_target(image, format, is_transparent, background, color, alpha, depth, size);
+      make_target(image, format, is_transparent, background, std::move(layer_weights), alpha, depth, size);
   const View view = cpu::make_view(data_of(viewmat, {4, 4}, "viewmat"), focal,
                                    static_cast<int>(size.width), static_cast<int>(size.height));
   py::gil_scoped_release unlocked;
@@ -318,10 +317,12 @@ void rasterize(const FloatArray& means, const FloatArray& quats, const FloatArra
 }
 
 std::unique_ptr<Background> make_background(const FloatArray& pixels) {
-  data_of(pixels, {-1, -1, 3}, "pixels");
+  const float* data = data_of(pixels, {-1, -1, -1, 4}, "pixels");
+  if (pixels.size() == 0) throw std::invalid_argument("pixels: empty");
   py::gil_scoped_release unlocked;
-  return std::make_unique<Background>(pixels.data(), static_cast<int>(pixels.shape(1)),
-                                      static_cast<int>(pixels.shape(0)));
+  return std::make_unique<Background>(data, static_cast<int>(pixels.shape(0)),
+                                      static_cast<int>(pixels.shape(2)),
+                                      static_cast<int>(pixels.shape(1)));
 }
 
 }  // namespace
@@ -356,7 +357,7 @@ void bind_engine(py::module_& m) {
       .value("rgba8", PixelFormat::kRgba8)
       .value("float32", PixelFormat::kRgbFloat);
 
-  py::class_<Background>(m, "Background", "A picture behind the splats, float32 [H, W, 3].")
+  py::class_<Background>(m, "Background", "Pictures behind the splats, float32 [K, H, W, 4]; alpha multiplied in.")
       .def(py::init(&make_background), py::arg("pixels").noconvert());
 
   py::class_<cpu::Model, std::shared_ptr<cpu::Model>>(m, "Model",
@@ -380,7 +381,7 @@ void bind_engine(py::module_& m) {
            py::arg("camera").noconvert(), py::kw_only(), py::arg("viewmat").noconvert(),
            py::arg("focal"), py::arg("raster"), py::arg("image"), py::arg("format"),
            py::arg("is_transparent") = false, py::arg("background").none(true) = nullptr,
-           py::arg("background_color") = std::array<float, 3>{0.0f, 0.0f, 0.0f},
+           py::arg("layer_weights") = std::vector<float>{},
            py::arg("alpha") = py::none(), py::arg("depth") = py::none());
 
   m.def("rasterize", &rasterize, py::kw_only(), py::arg("means").noconvert(),
@@ -388,7 +389,7 @@ void bind_engine(py::module_& m) {
         py::arg("sh").noconvert(), py::arg("viewmat").noconvert(), py::arg("focal"), py::arg("raster"),
         py::arg("image"), py::arg("format"), py::arg("is_transparent") = false,
         py::arg("background").none(true) = nullptr,
-        py::arg("background_color") = std::array<float, 3>{0.0f, 0.0f, 0.0f},
+        py::arg("layer_weights") = std::vector<float>{},
         py::arg("alpha") = py::none(), py::arg("depth") = py::none(), py::arg("isa") = "",
         py::arg("threads") = 1, "Projects and draws given Gaussians.");
 }

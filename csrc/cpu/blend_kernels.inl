@@ -85,17 +85,18 @@ inline void write_tile(const BlendJob& job, int origin_x, int origin_y, TileStat
     for (int i = 0; i < kTilePixels; i += VecF::kLanes) {
       store(transmittance + i, vabs(load(transmittance + i)));
     }
-    if (!job.is_transparent) {
+    if (job.background != nullptr) {
+      const float* behind = job.background + y * job.background_stride + origin_x;
       for (int c = 0; c < 3; ++c) {
-        const float* background =
-            job.background != nullptr
-                ? job.background + c * plane + y * job.background_stride + origin_x
-                : nullptr;
         for (int i = 0; i < kTilePixels; i += VecF::kLanes) {
           float* color = &state.color[c][row][i];
-          const VecF behind =
-              background != nullptr ? load(background + i) : VecF(job.background_color[c]);
-          store(color, fma(load(transmittance + i), behind, load(color)));
+          store(color, fma(load(transmittance + i), load(behind + c * plane + i), load(color)));
+        }
+      }
+      if (job.is_transparent) {
+        for (int i = 0; i < kTilePixels; i += VecF::kLanes) {
+          const VecF open = VecF(1.0f) - load(behind + 3 * plane + i);
+          store(transmittance + i, load(transmittance + i) * open);
         }
       }
     }

@@ -109,14 +109,15 @@ struct BlendJob {
   RasterParams raster;
   std::int32_t width, height;
   std::int32_t tiles_x;
-  // Planar [3][height][background_stride], stride a multiple of 16; nullptr: `background_color`.
+  // What lies behind, alpha multiplied in: planar [4][height][background_stride] red, green, blue,
+  // alpha; the stride is a multiple of 16. nullptr: nothing.
   const float* background;
   std::int64_t background_stride;
-  float background_color[3];
   PixelFormat format;
-  bool is_transparent;  // kRgba8: straight colour and alpha, no background
-  void* image;          // [height, width, 3 or 4]
-  float* alpha;         // [height, width] or nullptr
+  // False: the background is opaque, its alpha is not read, and `alpha` is the splats' alone.
+  bool is_transparent;
+  void* image;   // [height, width, 3 or 4]; kRgba8 is straight: colour divided by alpha
+  float* alpha;  // [height, width] or nullptr
   float* depth;         // [height, width] or nullptr
 };
 

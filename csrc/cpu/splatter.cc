@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstring>
+#include <utility>
 
 namespace gt::cpu {
 namespace {
@@ -12,17 +13,19 @@ int tiles_across(int pixels) { return (pixels + kTilePixels - 1) / kTilePixels; 
 
 }  // namespace
 
-Background::Background(const float* pixels, int width, int height)
-    : width_(width), height_(height), stride_(std::int64_t{tiles_across(width)} * kTilePixels) {
-  const std::size_t plane = static_cast<std::size_t>(stride_) * static_cast<std::size_t>(height);
-  planes_.resize(3 * plane);
-  for (int y = 0; y < height; ++y) {
-    for (int x = 0; x < width; ++x) {
-      const std::size_t at = static_cast<std::size_t>(y) * static_cast<std::size_t>(width) +
-                             static_cast<std::size_t>(x);
-      const std::size_t to = static_cast<std::size_t>(y) * static_cast<std::size_t>(stride_) +
-                             static_cast<std::size_t>(x);
-      for (std::size_t c = 0; c < 3; ++c) planes_[c * plane + to] = pixels[3 * at + c];
+Background::Background(const float* pixels, int layers, int width, int height)
+    : layers_(layers),
+      width_(width),
+      height_(height),
+      stride_(std::int64_t{tiles_across(width)} * kTilePixels),
+      planes_(static_cast<std::size_t>(layers * layer_size())) {
+  const std::int64_t plane = stride_ * height;
+  for (int k = 0; k < layers; ++k) {
+    float* to = planes_.data() + k * layer_size();
+    for (int y = 0; y < height; ++y) {
+      for (int x = 0; x < width; ++x) {
+        for (int c = 0; c < 4; ++c) to[c * plane + y * stride_ + x] = *pixels++;
+      }
     }
   }
 }
@@ -105,6 +108,29 @@ void Splatter::bin(const View& view) {
   }
 }
 
+// A single layer is shown as it is; a cross-fade costs one pass over the picture.
+const float* Splatter::mix_layers(const Background& background, const std::vector<float>& weights) {
+  std::vector<std::pair<const float*, float>> shown;
+  for (int k = 0; k < background.layers() && k < static_cast<int>(weights.size()); ++k) {
+    const float weight = weights[static_cast<std::size_t>(k)];
+    if (weight > 0.0f) shown.emplace_back(background.layer(k), weight);
+  }
+  if (shown.empty()) return background.layer(0);
+  if (shown.size() == 1) return shown.front().first;
+  const std::int64_t row = background.stride();
+  const std::size_t size = static_cast<std::size_t>(background.layer_size());
+  if (mixed_background_.size() != size) mixed_background_.resize(size);
+  context_.parallel_for(4 * background.height(), 64, [&](std::int32_t begin, std::int32_t end, int) {
+    float* out = mixed_background_.data();
+    for (std::int64_t i = begin * row; i < end * row; ++i) {
+      float sum = 0.0f;
+      for (const auto& [layer, weight] : shown) sum += weight * layer[i];
+      out[i] = sum;
+    }
+  });
+  return mixed_background_.data();
+}
+
 void Splatter::blend(const View& view, const RasterParams& raster, const Target& target) {
   BlendJob job{};
   job.splats = splats_.data();
@@ -116,10 +142,9 @@ void Splatter::blend(const View& view, const RasterParams& raster, const Target&
   job.height = view.height;
   job.tiles_x = tiles_across(view.width);
   if (target.background != nullptr) {
-    job.background = target.background->data();
+    job.background = mix_layers(*target.background, target.layer_weights);
     job.background_stride = target.background->stride();
   }
-  for (int c = 0; c < 3; ++c) job.background_color[c] = target.background_color[c];
   job.format = target.format;
   job.is_transparent = target.is_transparent;
   job.image = target.image;

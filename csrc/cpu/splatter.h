@@ -10,18 +10,22 @@
 
 namespace gt::cpu {
 
-// A picture behind the splats: planar float [3][height][stride], stride a multiple of 16.
+// Pictures behind the splats, alpha multiplied in, of which a frame shows one or a weighted mix; each
+// planar float [4][height][stride], stride a multiple of 16. Immutable.
 class Background {
  public:
-  // pixels: [height, width, 3] interleaved.
-  Background(const float* pixels, int width, int height);
+  // pixels: [layers, height, width, 4] interleaved.
+  Background(const float* pixels, int layers, int width, int height);
 
+  int layers() const { return layers_; }
   int width() const { return width_; }
   int height() const { return height_; }
   std::int64_t stride() const { return stride_; }
-  const float* data() const { return planes_.data(); }
+  std::int64_t layer_size() const { return 4 * stride_ * height_; }
+  const float* layer(int k) const { return planes_.data() + k * layer_size(); }
 
  private:
+  int layers_;
   int width_;
   int height_;
   std::int64_t stride_;
@@ -32,8 +36,8 @@ class Background {
 struct Target {
   PixelFormat format;
   bool is_transparent;
-  const Background* background;  // of the view's size, or nullptr: background_color
-  float background_color[3];
+  const Background* background;      // of the view's size, or nullptr
+  std::vector<float> layer_weights;  // one per layer, adding up to 1; empty: the first layer
   void* image;
   float* alpha;
   float* depth;
@@ -53,6 +57,7 @@ class Splatter {
 
  private:
   void sort_by_depth();
+  const float* mix_layers(const Background& background, const std::vector<float>& weights);
 
   Context& context_;
   AlignedBuffer<Splat> splats_;
@@ -61,6 +66,7 @@ class Splatter {
 
   std::vector<std::uint32_t> keys_, order_, keys_swap_, order_swap_;
   std::vector<std::uint32_t> tile_offsets_, tile_cursor_, tile_splats_;
+  AlignedBuffer<float> mixed_background_;
 };
 
 }  // namespace gt::cpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -26,13 +27,17 @@ class Canvas:
     Attributes:
         camera: size and focal length of the picture.
         raster: thresholds, `eps2d` already at this size.
-        background: [H, W, 3] float32 in [0, 1].
-        output: pixel format; rgba8 is opaque.
+        layers: [K, H, W, 4] float32 in [0, 1], alpha multiplied in: what is behind the head. A
+            frame shows one of them or a weighted mix.
+        is_transparent: whether the layers' alpha counts. If so, rgba8 is straight colour and
+            alpha, the other formats are over black, and `alpha` covers head and layer.
+        output: pixel format.
     """
 
     camera: Camera
     raster: RasterConfig
-    background: FloatArray
+    layers: FloatArray
+    is_transparent: bool
     output: OutputFormat
 
 
@@ -63,10 +68,24 @@ class Engine(Protocol):
         viewmat: FloatArray,
         out: npt.NDArray[Any],
         *,
+        layer_weights: Sequence[float] = (),
         alpha: FloatArray | None = None,
         depth: FloatArray | None = None,
     ) -> dict[str, float]:
-        """Draws one frame into `out`; gives the wall time of its stages in milliseconds."""
+        """Draws one frame into `out`; gives the wall time of its stages in milliseconds.
+
+        layer_weights: K numbers adding up to 1; empty for the first layer."""
+
+    def splat(
+        self,
+        canvas: Any,
+        gaussians: Gaussians,
+        viewmat: FloatArray,
+        out: npt.NDArray[Any],
+        *,
+        layer_weights: Sequence[float] = (),
+    ) -> None:
+        """Draws given Gaussians (`sh` of degree 3) into `out`, without the networks."""
 
     def close(self) -> None:
         """Frees what it holds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ class _PreparedCanvas:
     focal: float
     raster: _native.RasterParams
     background: _native.Background
+    is_transparent: bool
     format: _native.PixelFormat
 
 
@@ -58,7 +60,8 @@ class CpuEngine:
         return _PreparedCanvas(
             focal=canvas.camera.focal,
             raster=_native.RasterParams(**asdict(canvas.raster)),
-            background=_native.Background(canvas.background),
+            background=_native.Background(canvas.layers),
+            is_transparent=canvas.is_transparent,
             format=getattr(_native.PixelFormat, canvas.output),
         )
 
@@ -79,6 +82,7 @@ class CpuEngine:
         viewmat: FloatArray,
         out: npt.NDArray[Any],
         *,
+        layer_weights: Sequence[float] = (),
         alpha: FloatArray | None = None,
         depth: FloatArray | None = None,
     ) -> dict[str, float]:
@@ -91,9 +95,38 @@ class CpuEngine:
             raster=canvas.raster,
             image=out,
             format=canvas.format,
+            is_transparent=canvas.is_transparent,
             background=canvas.background,
+            layer_weights=list(layer_weights),
             alpha=alpha,
             depth=depth,
+        )
+
+    def splat(
+        self,
+        canvas: _PreparedCanvas,
+        gaussians: Gaussians,
+        viewmat: FloatArray,
+        out: npt.NDArray[Any],
+        *,
+        layer_weights: Sequence[float] = (),
+    ) -> None:
+        _native.rasterize(
+            means=gaussians.means,
+            quats=gaussians.quats,
+            scales=gaussians.scales,
+            opacities=gaussians.opacities,
+            sh=gaussians.sh,
+            viewmat=viewmat,
+            focal=canvas.focal,
+            raster=canvas.raster,
+            image=out,
+            format=canvas.format,
+            is_transparent=canvas.is_transparent,
+            background=canvas.background,
+            layer_weights=list(layer_weights),
+            isa=self._engine.isa,
+            threads=self._engine.threads,
         )
 
     def close(self) -> None:

@@ -58,6 +58,7 @@ def draw(
     output: str = "float32",
     raster: RasterConfig | None = None,
     transparent: bool = False,
+    weights: Any = (),
 ) -> SimpleNamespace:
     channels = 4 if output == "rgba8" else 3
     poison = np.nan if output == "float32" else 77
@@ -72,13 +73,21 @@ def draw(
         image=image,
         format=getattr(_native.PixelFormat, output),
         is_transparent=transparent,
-        background=None if background is None else _native.Background(background),
+        background=None if background is None else _native.Background(with_alpha(background)),
+        layer_weights=weights,
         alpha=alpha,
         depth=depth,
         isa=isa,
         threads=threads,
     )
     return SimpleNamespace(image=image, alpha=alpha, depth=depth)
+
+
+def with_alpha(picture: np.ndarray) -> np.ndarray:
+    """[H, W, 3] -> one opaque layer; [K, H, W, 4] as it is."""
+    if picture.ndim == 4:
+        return picture
+    return np.pad(picture, ((0, 0), (0, 0), (0, 1)), constant_values=1)[np.newaxis]
 
 
 def assert_close(got: np.ndarray, want: np.ndarray, scale: float = 1.0) -> None:
@@ -226,6 +235,56 @@ def test_byte_formats_round_the_float_picture(isa: str) -> None:
     np.testing.assert_array_equal(bgr, rgb[..., ::-1])
     np.testing.assert_array_equal(rgba[..., :3], rgb)
     assert (rgba[..., 3] == 255).all()
+
+
+def layers_of(width: int, height: int, count: int) -> np.ndarray:
+    """Random see-through pictures, alpha multiplied in."""
+    rng = np.random.default_rng(6)
+    layers = rng.uniform(0, 1, (count, height, width, 4)).astype(np.float32)
+    layers[..., :3] *= layers[..., 3:]
+    return layers
+
+
+def test_transparent_pictures_fit_any_background(isa: str) -> None:
+    """image(background) == image(nothing) + (1 - alpha) background."""
+    scene, size = make_scene(150, seed=4), (50, 37)
+    layers = layers_of(*size, 1)
+    alone = draw(scene, *size, isa, background=layers, transparent=True)
+    behind = background_of(*size)
+    front = layers[0, ..., :3] + (1 - layers[0, ..., 3:]) * behind
+    over = draw(scene, *size, isa, background=front)
+    through = alone.image + (1 - alone.alpha)[..., None] * behind
+    np.testing.assert_allclose(through, over.image, atol=1e-6)
+    nothing = draw(scene, *size, isa, transparent=True)
+    want = 1 - (1 - nothing.alpha) * (1 - layers[0, ..., 3])
+    np.testing.assert_allclose(alone.alpha, want, atol=1e-6)
+    opaque = draw(scene, *size, isa, background=front)
+    np.testing.assert_allclose(opaque.alpha, nothing.alpha, atol=1e-6)
+
+
+def test_rgba_is_straight(isa: str) -> None:
+    scene, size = make_scene(100, seed=4), (50, 37)
+    layers = layers_of(*size, 1)
+    exact = draw(scene, *size, isa, background=layers, transparent=True)
+    rgba = draw(scene, *size, isa, background=layers, transparent=True, output="rgba8").image
+    alpha = exact.alpha[..., None]
+    assert alpha.min() < 0.1
+    assert np.abs(rgba[..., 3:] - splat.to_uint8(alpha).astype(int)).max() <= 1
+    straight = exact.image / np.maximum(alpha, 1e-9)
+    assert np.abs(rgba[..., :3] - splat.to_uint8(straight).astype(int)).max() <= 1
+    clear = draw(make_scene(0), 20, 20, isa, transparent=True, output="rgba8").image
+    assert not clear.any()
+
+
+def test_layers_mix_by_weight(isa: str) -> None:
+    scene, size = make_scene(100, seed=4), (50, 37)
+    layers = layers_of(*size, 3)
+    for weights in ([1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.25, 0.0, 0.75], [0.2, 0.3, 0.5]):
+        mixed = np.einsum("k,khwc->hwc", np.float32(weights), layers)[np.newaxis]
+        want = draw(scene, *size, isa, background=np.ascontiguousarray(mixed), transparent=True)
+        got = draw(scene, *size, isa, background=layers, transparent=True, weights=weights)
+        np.testing.assert_allclose(got.image, want.image, atol=1e-6)
+        np.testing.assert_allclose(got.alpha, want.alpha, atol=1e-6)
 
 
 def test_moving_world_and_camera_together_changes_nothing(isa: str) -> None:
