@@ -127,7 +127,7 @@ def _run(network: ReferenceNetwork, item: _Input) -> Attributes:
             torch.tensor([item.eye]),
             torch.from_numpy(item.camera)[None],
         )
-    return {name: getattr(deformed, name)[0].numpy() for name in _GOLDEN_NAMES}
+    return {name: getattr(deformed, name)[0].detach().numpy() for name in _GOLDEN_NAMES}
 
 
 def _update(

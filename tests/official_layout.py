@@ -1,10 +1,11 @@
-"""Writes an avatar's weights as a model directory in the official layout, for tests of readers.
+"""Writes small models and datasets in the official layout, for tests of what reads them.
 
-Knows the state-dict names by heart, apart from gt_export, so that the two check each other.
+Knows names and conventions by heart, apart from gt_export, so that the two check each other.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,57 @@ def state_dict(network: Network) -> State:
     put("tri_plane.opacity.1", spare[0])
     state = {f"deformation_net.{name}": torch.tensor(array) for name, array in arrays.items()}
     return state | {"pos_poc": torch.zeros(10), "opacity_poc": torch.zeros(2)}
+
+
+def write_dataset(folder: Path, *, frames: int = 6, size: int = 64) -> dict[str, np.ndarray]:
+    """A processed recording of noise; returns euler, trans [M, 3], blink [M], backdrop, torsos.
+
+    The first `frames - 1` of them train. JPEG loses: the backdrop is given as Pillow reads it.
+    """
+    import torch
+    from PIL import Image
+
+    rng = np.random.default_rng(5)
+    euler = rng.uniform(-0.3, 0.3, (frames, 3)).astype(np.float32)
+    trans = (rng.uniform(-0.2, 0.2, (frames, 3)) - [0, 0, 10.8]).astype(np.float32)
+    intensity = rng.uniform(0, 3, frames).round(2)
+    backdrop = rng.integers(0, 256, (size, size, 3), np.uint8)
+    torsos = rng.integers(0, 256, (frames, size, size, 4), np.uint8)
+
+    (folder / "torso_imgs").mkdir(parents=True)
+    Image.fromarray(backdrop).save(folder / "bc.jpg", quality=90)
+    for i, torso in enumerate(torsos):
+        Image.fromarray(torso).save(folder / "torso_imgs" / f"{i}.png")
+    torch.save(
+        {"euler": torch.tensor(euler), "trans": torch.tensor(trans)}, folder / "track_params.pt"
+    )
+    rows = [f"{i + 1}, {value}" for i, value in enumerate(intensity)]
+    (folder / "au.csv").write_text("\n".join(["frame, AU45_r", *rows]))
+    entries = [
+        {"img_id": i, "aud_id": i, "transform_matrix": transform_matrix(euler[i], trans[i])}
+        for i in range(frames - 1)
+    ]
+    transforms = {"focal_len": 150.0, "cx": size / 2, "cy": size / 2, "frames": entries}
+    (folder / "transforms_train.json").write_text(json.dumps(transforms))
+    return {
+        "euler": euler,
+        "trans": trans,
+        "blink": (np.clip(intensity, 0, 2) / 2).astype(np.float32),
+        "backdrop": np.asarray(Image.open(folder / "bc.jpg")),
+        "torsos": torsos,
+    }
+
+
+def transform_matrix(euler: np.ndarray, trans: np.ndarray) -> list[list[float]]:
+    """[R^T | -R^T trans / 10] with R = Rx(pitch) Ry(yaw) Rz(roll), MODEL section 4."""
+    (px, py, pz), (sx, sy, sz) = np.cos(euler.astype(float)), np.sin(euler.astype(float))
+    rotation = (
+        np.array([[1, 0, 0], [0, px, -sx], [0, sx, px]])
+        @ np.array([[py, 0, sy], [0, 1, 0], [-sy, 0, py]])
+        @ np.array([[pz, sz, 0], [-sz, pz, 0], [0, 0, 1]])
+    )
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation.T
+    matrix[:3, 3] = -rotation.T @ trans / 10
+    rows: list[list[float]] = matrix.tolist()
+    return rows
