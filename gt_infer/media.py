@@ -47,8 +47,8 @@ class VideoWriter:
     """Writes an MP4: H.264 (4:2:0, BT.709) at a constant frame rate and, optionally, AAC sound.
 
     Frames and sound are encoded as they come; write them alternately, so that neither runs far
-    ahead. What stays in memory is the file's index, 17 MB for an hour. Frame i is shown at exactly i / fps; sample j is heard at exactly
-    j / sample_rate (an edit list hides the encoder's priming).
+    ahead. What stays in memory is the file's index, 17 MB for an hour. Frame i is shown at exactly
+    i / fps; sample j is heard at exactly j / sample_rate (an edit list hides the encoder's priming).
 
         with VideoWriter("out.mp4", width=512, height=512, sample_rate=44100, channels=2) as video:
             video.write_sound(samples)
