@@ -48,7 +48,7 @@ class VideoWriter:
 
     Frames and sound are encoded as they come; write them alternately, so that neither runs far
     ahead. What stays in memory is the file's index, 17 MB for an hour. Frame i is shown at exactly
-    i / fps; sample j is heard at exactly j / sample_rate (an edit list hides the encoder's priming).
+    i / fps and sample j heard at exactly j / sample_rate: an edit list hides the encoder's priming.
 
         with VideoWriter("out.mp4", width=512, height=512, sample_rate=44100, channels=2) as video:
             video.write_sound(samples)
