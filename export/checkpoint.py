@@ -297,8 +297,8 @@ def _read_network(
     missing = [key for key in names.values() if key not in state]
     if missing:
         raise CheckpointError(
-            f"{path}: missing keys ({len(missing)}): {_listed(missing)}. The file is incomplete, or "
-            "not a GaussianTalker deformation.pth."
+            f"{path}: missing keys ({len(missing)}): {_listed(missing)}. The file is incomplete, "
+            "or not a GaussianTalker deformation.pth."
         )
     network = Network.from_tensors(_Source(path, state, names), n_head=n_head, heads=heads)
     problems = network.check(gaussians.sh.shape[1]).problems

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gt_infer import __version__
 from gt_infer.avatar import save_avatar
 from gt_infer.cli.common import printable, run
 from gt_infer.cli.info import avatar_lines
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare checkpoint, avatar file and native engine; exit 1 when they differ",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
@@ -69,9 +71,12 @@ def _export(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     _check_output(output)
     try:
+        import PIL  # noqa: F401
         import torch  # noqa: F401
     except ImportError as err:
-        raise GtError(f"gt-export needs torch ({err}): pip install 'gt-infer[export]'") from err
+        raise GtError(
+            f"gt-export needs torch and Pillow ({err}): pip install 'gt-infer[export]'"
+        ) from err
     from .checkpoint import read_checkpoint
     from .convert import DEFAULT_CAMERA, build_avatar
     from .dataset import read_dataset

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .. import __version__
 from ..avatar import Avatar, resolve
 from .common import printable, run
 from .machine import cpu_model, find_gpus, installed_version
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("avatar", nargs="?", help="an avatar file, or 'demo'")
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     arguments = parser.parse_args(argv)
     return run(lambda: _info(arguments))
 
@@ -94,7 +96,7 @@ def _flat(key: str, value: object) -> Iterable[str]:
 
 def _machine() -> dict[str, Any]:
     """What matters for running here. Imports nothing heavy."""
-    from .. import __version__, _native
+    from .. import _native
     from ..engines import survey
 
     engines = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gt_infer.avatar import Avatar, save_avatar
+from gt_infer.avatar import Avatar, Linear, save_avatar
 from tests.synthetic import make_avatar
 
 torch = pytest.importorskip("torch", reason="the reference network needs torch")
@@ -158,6 +159,27 @@ def test_other_widths_match_the_float64_reference(variant: dict[str, Any]) -> No
         np.testing.assert_allclose(
             got[name][0], getattr(expected, name), rtol=0, atol=2e-5, err_msg=name
         )
+
+
+def test_faint_features_show_the_norm_epsilon() -> None:
+    """1e-12, not the usual 1e-5: LayerNorm brings features of any size to the same one."""
+    from tests.reference import network as float64
+
+    avatar = make_avatar(n=30)
+    network = avatar.network
+    silent = Linear(np.zeros((64, 64), np.float32), np.zeros(64, np.float32))
+    faint = dataclasses.replace(
+        network,
+        planes=tuple(
+            tuple(plane * np.float32(0.03) for plane in level) for level in network.planes
+        ),
+        layers=(dataclasses.replace(network.layers[0], concat=silent),),
+    )
+    avatar = dataclasses.replace(avatar, network=faint)
+    windows, eye, camera = inputs_for(avatar, 1)
+    got = run(ReferenceNetwork.from_avatar(avatar), windows, eye, camera)
+    expected = float64.deform(faint, avatar.gaussians, windows[0], float(eye[0]), camera[0])
+    np.testing.assert_allclose(got["sh"][0], expected.sh, rtol=0, atol=2e-5)
 
 
 def test_heads_that_are_off_leave_the_canonical_values() -> None:

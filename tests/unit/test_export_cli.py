@@ -433,6 +433,14 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert caught.value.code == 2
 
 
+def test_a_missing_library_is_named(
+    model: Path, output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert export(model, "-o", output) == 2
+    assert one_error(capsys, r"needs torch and Pillow .*pip install 'gt-infer\[export\]'")
+
+
 def test_as_a_process(model: Path, output: Path) -> None:
     """The status reaches the shell, and warnings of torch or pickle do not reach the user."""
     command = [sys.executable, "-c", "import sys; from gt_export.cli import main; sys.exit(main())"]
