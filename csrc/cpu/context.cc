@@ -8,6 +8,7 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#include <unistd.h>
 
 namespace gt::cpu {
 
@@ -65,72 +66,85 @@ int usable_cores() {
   return quota > 0 ? std::min(cores, quota) : cores;
 }
 
-Context::Context(const KernelTable& kernels, int threads) : kernels_(kernels) {
+Context::Context(const KernelTable& kernels, int threads)
+    : kernels_(kernels),
+      threads_(threads),
+      process_(static_cast<long>(getpid())),
+      pool_(std::make_unique<Pool>()) {
   if (threads < 1) throw std::invalid_argument("threads must be >= 1");
+  Pool& pool = *pool_;
   try {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    for (int i = 1; i < threads; ++i) pool.workers.emplace_back([&pool, i] { work(pool, i); });
   } catch (...) {
     stop();
     throw;
   }
 }
 
-Context::~Context() { stop(); }
+Context::~Context() {
+  if (process_ != static_cast<long>(getpid())) {
+    // A forked child has the pool but not its threads: they cannot be joined, their mutex may be
+    // held for ever, and destroying a condition that they wait for would wait for them.
+    static_cast<void>(pool_.release());
+    return;
+  }
+  stop();
+}
 
 void Context::stop() {
   {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    stopping_ = true;
+    const std::lock_guard<std::mutex> guard(pool_->mutex);
+    pool_->is_stopping = true;
   }
-  wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
-  workers_.clear();
+  pool_->wake.notify_all();
+  for (std::thread& worker : pool_->workers) worker.join();
+  pool_->workers.clear();
 }
 
-void Context::take_pieces(int worker) {
+void Context::take_pieces(Pool& pool, int worker) {
   for (;;) {
-    const std::int32_t begin = next_.fetch_add(grain_, std::memory_order_relaxed);
-    if (begin >= count_) return;
-    (*body_)(begin, std::min(count_, begin + grain_), worker);
+    const std::int32_t begin = pool.next.fetch_add(pool.grain, std::memory_order_relaxed);
+    if (begin >= pool.count) return;
+    (*pool.body)(begin, std::min(pool.count, begin + pool.grain), worker);
   }
 }
 
-void Context::work(int worker) {
+void Context::work(Pool& pool, int worker) {
   std::uint64_t seen = 0;
-  std::unique_lock<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(pool.mutex);
   for (;;) {
-    wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
-    if (stopping_) return;
-    seen = generation_;
+    pool.wake.wait(lock, [&] { return pool.is_stopping || pool.generation != seen; });
+    if (pool.is_stopping) return;
+    seen = pool.generation;
     lock.unlock();
-    take_pieces(worker);
+    take_pieces(pool, worker);
     lock.lock();
-    if (--busy_ == 0) done_.notify_one();
+    if (--pool.busy == 0) pool.done.notify_one();
   }
 }
 
 void Context::parallel_for(std::int32_t count, std::int32_t grain, const Body& body) {
   if (count <= 0) return;
-  if (workers_.empty() || count <= grain) {
+  if (threads_ == 1 || count <= grain) {
     for (std::int32_t begin = 0; begin < count; begin += grain) {
       body(begin, std::min(count, begin + grain), 0);
     }
     return;
   }
+  Pool& pool = *pool_;
   {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    body_ = &body;
-    count_ = count;
-    grain_ = grain;
-    next_.store(0, std::memory_order_relaxed);
-    busy_ = static_cast<int>(workers_.size());
-    ++generation_;
+    const std::lock_guard<std::mutex> guard(pool.mutex);
+    pool.body = &body;
+    pool.count = count;
+    pool.grain = grain;
+    pool.next.store(0, std::memory_order_relaxed);
+    pool.busy = static_cast<int>(pool.workers.size());
+    ++pool.generation;
   }
-  wake_.notify_all();
-  take_pieces(0);
-  std::unique_lock<std::mutex> lock(mutex_);
-  done_.wait(lock, [this] { return busy_ == 0; });
-  body_ = nullptr;
+  pool.wake.notify_all();
+  take_pieces(pool, 0);
+  std::unique_lock<std::mutex> lock(pool.mutex);
+  pool.done.wait(lock, [&pool] { return pool.busy == 0; });
 }
 
 }  // namespace gt::cpu

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -32,7 +33,7 @@ class Context {
   Context& operator=(const Context&) = delete;
 
   const KernelTable& kernels() const { return kernels_; }
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int threads() const { return threads_; }
 
   // Calls body(begin, end, worker) for pieces of [0, count) of at most `grain`, worker in
   // [0, threads()); returns when all are done. Pieces are handed out in order. One caller at a time;
@@ -41,22 +42,28 @@ class Context {
   void parallel_for(std::int32_t count, std::int32_t grain, const Body& body);
 
  private:
-  void work(int worker);
-  void take_pieces(int worker);
+  // What the threads share.
+  struct Pool {
+    std::vector<std::thread> workers;
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::condition_variable done;
+    std::uint64_t generation = 0;
+    int busy = 0;
+    bool is_stopping = false;
+    const Body* body = nullptr;
+    std::int32_t count = 0;
+    std::int32_t grain = 1;
+    std::atomic<std::int32_t> next{0};
+  };
+  static void work(Pool& pool, int worker);
+  static void take_pieces(Pool& pool, int worker);
   void stop();
 
   const KernelTable& kernels_;
-  std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::condition_variable done_;
-  std::uint64_t generation_ = 0;
-  int busy_ = 0;
-  bool stopping_ = false;
-  const Body* body_ = nullptr;
-  std::int32_t count_ = 0;
-  std::int32_t grain_ = 1;
-  std::atomic<std::int32_t> next_{0};
+  const int threads_;
+  const long process_;  // whose threads the workers are
+  std::unique_ptr<Pool> pool_;
 };
 
 }  // namespace gt::cpu

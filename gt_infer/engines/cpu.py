@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from .. import _native
 from ..avatar import Avatar, CanonicalGaussians, Linear, Network
 from ..config import EngineConfig
-from ..errors import InputError
+from ..errors import ClosedError, InputError
 from ..types import FloatArray, Gaussians
 from . import Canvas
 
@@ -50,11 +52,32 @@ class CpuEngine:
             raise InputError(f"isa = {isa!r}: this machine and build have {', '.join(isas)}")
         threads = config.threads if config.threads is not None else _native.usable_cores()
         self._sh_coefficients = avatar.gaussians.sh.shape[1]
-        model = _native.Model(*_at_degree_3(avatar.gaussians, avatar.network))
-        self._engine = _native.Engine(model, isa=isa, threads=threads)
+        self._isa = isa
+        self._threads = threads
+        self._model: _native.Model | None = _native.Model(
+            *_at_degree_3(avatar.gaussians, avatar.network)
+        )
+        self._engines: dict[int, _native.Engine] = {}
+        self._making = threading.Lock()
+        self._engine()
+
+    def _engine(self) -> _native.Engine:
+        """This process's native engine. A forked child inherits its parent's without the threads:
+        it gets its own, on the same model."""
+        process = os.getpid()
+        engine = self._engines.get(process)
+        if engine is not None:
+            return engine
+        with self._making:
+            if self._model is None:
+                raise ClosedError("this engine is closed")
+            if process not in self._engines:
+                made = _native.Engine(self._model, isa=self._isa, threads=self._threads)
+                self._engines[process] = made
+            return self._engines[process]
 
     def describe(self) -> dict[str, Any]:
-        return {"engine": self.name, "isa": self._engine.isa, "threads": self._engine.threads}
+        return {"engine": self.name, "isa": self._isa, "threads": self._threads}
 
     def prepare(self, canvas: Canvas) -> _PreparedCanvas:
         return _PreparedCanvas(
@@ -68,7 +91,7 @@ class CpuEngine:
     def deform(
         self, window: FloatArray, eye: float, camera: FloatArray, *, attention: bool = False
     ) -> Gaussians:
-        arrays = self._engine.deform(window, eye, camera, attention=attention)
+        arrays = self._engine().deform(window, eye, camera, attention=attention)
         if self._sh_coefficients != _SH_COEFFICIENTS:
             arrays["sh"] = np.ascontiguousarray(arrays["sh"][:, : self._sh_coefficients])
         return Gaussians(**arrays)
@@ -86,7 +109,7 @@ class CpuEngine:
         alpha: FloatArray | None = None,
         depth: FloatArray | None = None,
     ) -> dict[str, float]:
-        return self._engine.render(
+        return self._engine().render(
             window,
             eye,
             camera,
@@ -125,13 +148,15 @@ class CpuEngine:
             is_transparent=canvas.is_transparent,
             background=canvas.background,
             layer_weights=list(layer_weights),
-            isa=self._engine.isa,
-            threads=self._engine.threads,
+            isa=self._isa,
+            threads=self._threads,
         )
 
     def close(self) -> None:
-        """Threads and memory go with the last reference."""
-        del self._engine
+        """Threads and memory go when the last call that is under way returns."""
+        with self._making:
+            self._model = None
+            self._engines = {}
 
 
 def _at_degree_3(

@@ -1,4 +1,4 @@
-"""The fused deformer against the float64 reference: every instruction set, all shapes of network."""
+"""The fused deformer against the float64 reference: every instruction set, any network shape."""
 
 from __future__ import annotations
 
@@ -138,3 +138,52 @@ def test_one_engine_serves_many_threads() -> None:
 def test_unknown_instruction_set_names_those_there_are() -> None:
     with pytest.raises(InputError, match=r"isa = .sse9.: this machine and build have .*portable"):
         CpuEngine(make_avatar(n=5), EngineConfig(isa="sse9"))
+
+
+def test_a_forked_child_renders_with_the_parents_renderer() -> None:
+    """multiprocessing forks by default on Linux up to Python 3.13: no hang, the same picture."""
+    import os
+
+    avatar = make_avatar(n=100)
+    window, eye, _ = inputs(avatar)
+    with Renderer(avatar, config=EngineConfig(threads=2)) as renderer:
+        want = renderer.render_window(window, blink=eye)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                same = np.array_equal(renderer.render_window(window, blink=eye), want)
+                renderer.close()
+                os.write(writer, b"y" if same else b"n")
+            finally:
+                os._exit(0)
+        os.close(writer)
+        assert os.read(reader, 1) == b"y"
+        os.close(reader)
+        os.waitpid(child, 0)
+        np.testing.assert_array_equal(renderer.render_window(window, blink=eye), want)
+
+
+def test_closing_while_others_render_is_a_clear_error() -> None:
+    from gt_infer import ClosedError
+
+    avatar = make_avatar(n=300)
+    window, eye, _ = inputs(avatar)
+    renderer = Renderer(avatar, config=EngineConfig(threads=2))
+    outcomes: list[object] = []
+
+    def work() -> None:
+        try:
+            while True:
+                renderer.render_window(window, blink=eye)
+        except BaseException as error:
+            outcomes.append(error)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    renderer.close()
+    for worker in workers:
+        worker.join(timeout=30)
+    assert len(outcomes) == 4
+    assert all(isinstance(outcome, ClosedError) for outcome in outcomes), outcomes
