@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     AudioError,
     AvatarError,
+    BacklogError,
     CheckpointError,
     ClosedError,
     EngineError,
@@ -26,10 +27,11 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .avatar import Avatar
-    from .config import EngineConfig, RasterConfig
+    from .config import EngineConfig, LifeConfig, RasterConfig
     from .pose import Pose
     from .renderer import Renderer
-    from .types import Camera, Gaussians
+    from .session import Session
+    from .types import Camera, Frame, Gaussians
 
 __version__ = "0.1.0"
 
@@ -37,28 +39,35 @@ __all__ = [
     "AudioError",
     "Avatar",
     "AvatarError",
+    "BacklogError",
     "Camera",
     "CheckpointError",
     "ClosedError",
     "EngineConfig",
     "EngineError",
+    "Frame",
     "Gaussians",
     "GtError",
     "InputError",
+    "LifeConfig",
     "MediaError",
     "Pose",
     "RasterConfig",
     "Renderer",
+    "Session",
 ]
 
 _HOMES = {
     "Avatar": "avatar",
     "Camera": "types",
     "EngineConfig": "config",
+    "Frame": "types",
+    "LifeConfig": "config",
     "Gaussians": "types",
     "Pose": "pose",
     "RasterConfig": "config",
     "Renderer": "renderer",
+    "Session": "session",
 }
 
 

@@ -8,9 +8,10 @@ from typing import Literal
 
 from .errors import InputError
 
-__all__ = ["TIMING", "EngineConfig", "RasterConfig", "Timing"]
+__all__ = ["TIMING", "EngineConfig", "LifeConfig", "RasterConfig", "Timing"]
 
 Precision = Literal["fast", "fp32"]
+PosePolicy = Literal["clamp", "strict", "off"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,3 +85,32 @@ class EngineConfig:
             isinstance(self.threads, int) and 1 <= self.threads <= 256
         ):
             raise InputError(f"threads = {self.threads!r}: must be None or 1 to 256")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LifeConfig:
+    """What the head does by itself (docs/life.md).
+
+    Attributes:
+        idle_motion: a pose that is left out is natural motion; off, the mean pose.
+        blinking: a blink that is left out is natural; off, open eyes.
+        silence_gate: dBFS below which the mouth rests; None, never.
+        pose_range: poses outside the trained range are brought back smoothly ("clamp", with one
+            warning), refused ("strict"), or shown as they are ("off").
+        seed: of motion and blinks. Equal seeds, equal life.
+    """
+
+    idle_motion: bool = True
+    blinking: bool = True
+    silence_gate: float | None = -50.0
+    pose_range: PosePolicy = "clamp"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pose_range not in ("clamp", "strict", "off"):
+            raise InputError(
+                f'pose_range = {self.pose_range!r}: must be "clamp", "strict" or "off"'
+            )
+        gate = self.silence_gate
+        if gate is not None and not -120.0 <= gate <= 0.0:
+            raise InputError(f"silence_gate = {gate!r}: must be None or -120 to 0 (dBFS)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "AudioError",
     "AvatarError",
+    "BacklogError",
     "CheckpointError",
     "ClosedError",
     "EngineError",
@@ -44,6 +45,10 @@ class MediaError(GtError, OSError):
 
 class EngineError(GtError, RuntimeError):
     """An engine cannot be had on this machine, or failed while running."""
+
+
+class BacklogError(GtError, RuntimeError):
+    """More sound was pushed than frames were read, past the session's limit."""
 
 
 class ClosedError(GtError, RuntimeError):

@@ -6,19 +6,24 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from .audio import FrameWindows, frontend_from_avatar
+from .attention import attention_maps
+from .audio import FrameWindows
 from .avatar import Avatar, resolve
-from .config import TIMING, EngineConfig
+from .behaviour import Behaviour, PoseKeeper, check_blink, open_windows
+from .config import TIMING, EngineConfig, LifeConfig
 from .engines import Canvas, Engine, EngineName, OutputFormat, create, empty_image
 from .errors import ClosedError, InputError
 from .picture import Background, compose, fit_camera, torso_weights
 from .pose import Pose
 from .types import FloatArray, Gaussians
+
+if TYPE_CHECKING:
+    from .session import Overflow, Session
 
 __all__ = ["Renderer"]
 
@@ -30,11 +35,12 @@ class Renderer:
 
         with Renderer("anna.safetensors") as renderer:
             for chunk in microphone(renderer.chunk_samples):
-                show(renderer.render(chunk, pose))
+                show(renderer.render(chunk))
 
     Every chunk of 40 ms gives one frame. A frame needs sound from after its own time (as trained:
     six chunks), so chunk k returns frame k - `lookahead`; the first calls show the resting face,
-    and `flush` gives the frames still owed when the sound ends.
+    and `flush` gives the frames still owed when the sound ends. `session` is the way for sound that
+    comes in other pieces or rates, and for several speakers at once.
 
     Args:
         avatar: path of an avatar file, "demo" for the built-in one, or an `Avatar`.
@@ -45,8 +51,9 @@ class Renderer:
             (red, green, blue), a picture uint8 [H, W, 3], or "transparent": then "rgba8" has
             straight alpha, and the other outputs show the head over black.
         lookahead: frames of sound after a frame that are waited for, 0 to 6; None as trained. With
-            less, the newest feature stands in for those still to come.
+            less, the newest feature stands in for those still to come (docs/latency.md).
         config: threads, instruction set, precision.
+        life: what the head does by itself, and what becomes of poses it was not trained for.
 
     Attributes:
         avatar: the loaded `Avatar`.
@@ -57,7 +64,8 @@ class Renderer:
         InputError: an argument is out of range.
         EngineError: the engine cannot run here.
 
-    A renderer is one stream of speech and belongs to one thread at a time.
+    `render`, `flush` and `reset` are one stream of speech and belong to one thread at a time; the
+    other methods may be called from any.
     """
 
     def __init__(
@@ -70,6 +78,7 @@ class Renderer:
         background: Background = None,
         lookahead: int | None = None,
         config: EngineConfig | None = None,
+        life: LifeConfig | None = None,
     ) -> None:
         if output not in get_args(OutputFormat):
             raise InputError(
@@ -91,7 +100,11 @@ class Renderer:
         self._camera = camera
         self._output: OutputFormat = output
         self._lookahead = lookahead
+        self._life = life or LifeConfig()
+        self._keeper = PoseKeeper(self.avatar, self._life)
+        self._behaviour = Behaviour(self.avatar, self._life, self._keeper, self._life.seed)
         self._windows: FrameWindows | None = None
+        self._next_frame = -lookahead
         self._engine: Engine | None = create(self.avatar, engine, config or EngineConfig())
         self._canvas = self._engine.prepare(canvas)
 
@@ -129,6 +142,7 @@ class Renderer:
 
     # One frame at a time.
 
+    @overload
     def render(
         self,
         chunk: npt.NDArray[np.float32] | npt.NDArray[np.int16],
@@ -136,17 +150,41 @@ class Renderer:
         *,
         blink: float | None = None,
         out: Image | None = None,
-    ) -> Image:
+        attention: Literal[False] = False,
+    ) -> Image: ...
+
+    @overload
+    def render(
+        self,
+        chunk: npt.NDArray[np.float32] | npt.NDArray[np.int16],
+        pose: Pose | None = None,
+        *,
+        blink: float | None = None,
+        out: Image | None = None,
+        attention: Literal[True],
+    ) -> tuple[Image, npt.NDArray[np.uint8]]: ...
+
+    def render(
+        self,
+        chunk: npt.NDArray[np.float32] | npt.NDArray[np.int16],
+        pose: Pose | None = None,
+        *,
+        blink: float | None = None,
+        out: Image | None = None,
+        attention: bool = False,
+    ) -> Image | tuple[Image, npt.NDArray[np.uint8]]:
         """The frame that one more chunk of sound makes due.
 
         Args:
             chunk: [640] float32 (full scale 1) or int16, 16 kHz mono.
-            pose: of this frame; None for the avatar's mean pose.
-            blink: of this frame, 0 open to 1 shut; None for open.
+            pose: of this frame; None for the avatar's own idle motion.
+            blink: of this frame, 0 open to 1 shut; None for natural blinking.
             out: receives the picture instead of a new array.
+            attention: also give the attention pictures.
 
         Returns:
-            uint8 [H, W, 3] (or as `output` says).
+            uint8 [H, W, 3] (or as `output` says); with `attention` a pair of it and uint8
+            [4, H, W, 3]: grey maps of the audio, eye, camera and null token.
 
         Raises:
             InputError: chunk, pose, blink or out is wrong; the stream is as before the call.
@@ -160,33 +198,90 @@ class Renderer:
                 f"chunk: expected [{TIMING.chunk_samples}] samples (one frame at "
                 f"{TIMING.sample_rate} Hz, mono), got {got}"
             )
-        # Before the sound is taken in, so that a refused call can be repeated.
-        view, eye, image = self._resolve(pose), _check_blink(blink), self._image(out)
-        stream = self._stream()
-        (frame,) = stream.push(chunk)
-        return self._draw(stream.window(frame), view, eye, image)
+        # All that can be refused comes before the sound is taken in: the call can be repeated.
+        view = self._behaviour.pose(self._next_frame, pose)
+        eye = self._behaviour.blink(self._next_frame, blink)
+        image = self._image(out)
+        if self._windows is None:
+            self._windows = self.windows()
+        (frame,) = self._windows.push(chunk)
+        self._next_frame = frame + 1
+        window = self._windows.window(frame)
+        self._draw(window, view, eye, image)
+        return (image, self._attention(window, view, eye, image)) if attention else image
 
     def flush(self, pose: Pose | None = None, *, blink: float | None = None) -> Iterator[Image]:
-        """Ends the sound: yields the frames that are still owed, `lookahead` of them or, after a
-        shorter clip, as many as it had chunks. Then the renderer is ready for new sound.
+        """Ends the sound and gives the frames that are still owed, `lookahead` of them or, after a
+        shorter clip, as many as it had chunks. The renderer is ready for new sound at once.
 
         Args:
-            pose, blink: of these frames.
+            pose, blink: of these frames, as in `render`.
 
         Raises:
             InputError, ClosedError: as `render`.
         """
         self._open()
-        view, eye = self._resolve(pose), _check_blink(blink)
-        stream = self._stream()
-        first, self._windows = stream.n_ready, None
-        for frame in range(first, stream.flush()):
-            yield self._draw(stream.window(frame), view, eye, self._image(None))
+        views = [self._behaviour.pose(0, pose)] if pose is not None else None
+        eye = None if blink is None else check_blink(blink)
+        windows = self._windows
+        self.reset()
+        if windows is None:
+            return iter(())
+        first = windows.n_ready
+
+        def owed() -> Iterator[Image]:
+            for frame in range(first, windows.flush()):
+                view = views[0] if views is not None else self._behaviour.pose(frame, None)
+                window, image = windows.window(frame), self._image(None)
+                self._draw(window, view, self._behaviour.blink(frame, eye), image)
+                yield image
+
+        return owed()
 
     def reset(self) -> None:
         """Forgets the sound so far, at once: the next chunk starts a new clip."""
         self._open()
         self._windows = None
+        self._next_frame = -self._lookahead
+
+    def session(
+        self,
+        seed: int | None = None,
+        *,
+        alpha: bool = False,
+        depth: bool = False,
+        attention: bool = False,
+        max_unread: int = 750,
+        overflow: Overflow = "error",
+    ) -> Session:
+        """A stream of its own on this renderer: sound in pieces of any length and rate, frames with
+        index, time and sound. Cheap; have as many as there are speakers.
+
+        Args:
+            seed: of idle motion and blinks; None for the renderer's.
+            alpha, depth, attention: also fill these in every `Frame`.
+            max_unread: frames of sound that may wait to be read.
+            overflow: what a push beyond that does: "error" raises, "drop" skips the oldest frames.
+
+        Raises:
+            InputError: an argument is out of range.
+            AudioError: the avatar's features cannot be computed from sound.
+            ClosedError: the renderer was closed.
+        """
+        from .session import Session
+
+        self._open()
+        return Session(
+            self,
+            Behaviour(
+                self.avatar, self._life, self._keeper, self._life.seed if seed is None else seed
+            ),
+            alpha=alpha,
+            depth=depth,
+            attention=attention,
+            max_unread=max_unread,
+            overflow=overflow,
+        )
 
     def render_window(
         self,
@@ -202,7 +297,9 @@ class Renderer:
 
         Args:
             window: [8, C, 16] float32, as `windows()` or `PrecomputedFeatures` gives it.
-            pose, blink, out: as in `render`.
+            pose: None for the mean pose.
+            blink: None for open eyes.
+            out: as in `render`.
             alpha: [H, W] float32, receives 1 - transmittance of the head; with a transparent
                 background, of head and torso.
             depth: [H, W] float32, receives the sum of z alpha T, not normalised.
@@ -213,13 +310,37 @@ class Renderer:
         for name, plane in (("alpha", alpha), ("depth", depth)):
             if plane is not None:
                 _check_output(name, plane, (self.height, self.width), np.dtype(np.float32))
-        return self._draw(
+        image = self._image(out)
+        self._draw(
             self._check_window(window),
-            self._resolve(pose),
-            _check_blink(blink),
-            self._image(out),
+            self._keeper.mean() if pose is None else self._keeper.resolve(pose),
+            0.0 if blink is None else check_blink(blink),
+            image,
             alpha=alpha,
             depth=depth,
+        )
+        return image
+
+    def render_attention(
+        self, window: FloatArray, pose: Pose | None = None, *, blink: float | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """The attention pictures of one frame: each Gaussian as grey, by the weight that it gives
+        the audio, eye, camera and null token (mean over heads and layers, min-max over the head).
+
+        Args:
+            window, pose, blink: as in `render_window`.
+
+        Returns:
+            uint8 [4, H, W, 3 or 4], over the frame's own background.
+
+        Raises:
+            InputError: an argument is wrong, or `output` is "float32".
+        """
+        return self._attention(
+            self._check_window(window),
+            self._keeper.mean() if pose is None else self._keeper.resolve(pose),
+            0.0 if blink is None else check_blink(blink),
+            self._image(None),
         )
 
     def deform(
@@ -243,7 +364,7 @@ class Renderer:
         """
         camera = _check_floats("camera", camera, (12,))
         return self._open().deform(
-            self._check_window(window), _check_blink(eye), camera, attention=attention
+            self._check_window(window), check_blink(eye), camera, attention=attention
         )
 
     def windows(self) -> FrameWindows:
@@ -252,9 +373,7 @@ class Renderer:
         Raises:
             AudioError: the avatar's features cannot be computed from sound.
         """
-        return FrameWindows(
-            frontend_from_avatar(self.avatar.frontend), lookahead_frames=self._lookahead
-        )
+        return open_windows(self.avatar, self._life, self._lookahead)
 
     def close(self) -> None:
         """Frees threads and memory. Closing twice is fine."""
@@ -284,7 +403,7 @@ class Renderer:
         *,
         alpha: FloatArray | None = None,
         depth: FloatArray | None = None,
-    ) -> Image:
+    ) -> None:
         self._open().render(
             self._canvas,
             window,
@@ -296,35 +415,47 @@ class Renderer:
             alpha=alpha,
             depth=depth,
         )
-        return image
+
+    def _draw_frame(
+        self,
+        window: FloatArray,
+        pose: Pose,
+        eye: float,
+        *,
+        alpha: bool,
+        depth: bool,
+        attention: bool,
+    ) -> dict[str, Any]:
+        """A session's picture, and what else it asks for, by the names of `Frame`."""
+        size = (self.height, self.width)
+        drawn: dict[str, Any] = {
+            "image": self._image(None),
+            "alpha": np.empty(size, np.float32) if alpha else None,
+            "depth": np.empty(size, np.float32) if depth else None,
+        }
+        self._draw(window, pose, eye, **drawn)
+        if attention:
+            drawn["attention"] = self._attention(window, pose, eye, drawn["image"])
+        return drawn
+
+    def _attention(
+        self, window: FloatArray, pose: Pose, eye: float, image: Image
+    ) -> npt.NDArray[np.uint8]:
+        return attention_maps(
+            self._open(),
+            self._canvas,
+            window,
+            eye,
+            pose.camera_vector(),
+            pose.viewmat(),
+            image,
+            layer_weights=torso_weights(self.avatar.torso_poses, pose.euler),
+        )
 
     def _open(self) -> Engine:
         if self._engine is None:
             raise ClosedError("this Renderer is closed; make a new one")
         return self._engine
-
-    def _stream(self) -> FrameWindows:
-        if self._windows is None:
-            self._windows = self.windows()
-        return self._windows
-
-    def _resolve(self, pose: Pose | None) -> Pose:
-        if pose is None:
-            pose = Pose.from_degrees()
-        elif not isinstance(pose, Pose):
-            raise InputError(
-                f"pose: expected a gt_infer.Pose or None, got {type(pose).__name__}. "
-                "Pose.from_degrees, .from_tracking and .from_transform_matrix make one."
-            )
-        if not pose.relative:
-            return pose
-        poses = self.avatar.poses
-        if poses is None:
-            raise InputError(
-                "pose: this avatar was exported without its dataset and has no mean pose. Pass an "
-                "absolute one (Pose.from_tracking), or export it again with --dataset."
-            )
-        return pose.resolve(poses.mean_euler, poses.mean_trans)
 
     def _image(self, out: Image | None) -> Image:
         if out is None:
@@ -339,15 +470,6 @@ class Renderer:
             TIMING.steps_per_window,
         )
         return _check_floats("window", window, shape)
-
-
-def _check_blink(blink: float | None) -> float:
-    if blink is None:
-        return 0.0
-    value = float(blink)
-    if not 0.0 <= value <= 1.0:
-        raise InputError(f"blink = {blink!r}: must be 0 (open) to 1 (shut)")
-    return value
 
 
 def _check_floats(name: str, array: FloatArray, shape: tuple[int, ...]) -> FloatArray:

@@ -4,13 +4,43 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Camera", "FloatArray", "Gaussians"]
+__all__ = ["Camera", "FloatArray", "Frame", "Gaussians"]
 
 FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture of a session, with the sound to play while it is shown.
+
+    Attributes:
+        image: as the renderer's `output` says, for example uint8 [H, W, 3].
+        index: 0, 1, ... since the session's start or last `reset`, without gaps but for frames that
+            were dropped or interrupted.
+        pts: seconds, index / 25 exactly.
+        sound: the samples that were pushed for this frame's 40 ms, as they were pushed: dtype,
+            rate, channels. Put end to end, the frames' sounds are the clip; the last one's may be
+            shorter.
+        sample_rate: of `sound`, Hz.
+        alpha: [H, W] float32 or None: see `Renderer.render_window`.
+        depth: [H, W] float32 or None.
+        attention: uint8 [4, H, W, 3] or None: what the head looks at, for the audio, eye, camera
+            and null token.
+    """
+
+    image: npt.NDArray[Any]
+    index: int
+    pts: float
+    sound: npt.NDArray[Any]
+    sample_rate: int
+    alpha: FloatArray | None = None
+    depth: FloatArray | None = None
+    attention: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)

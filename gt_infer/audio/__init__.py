@@ -8,7 +8,8 @@ from __future__ import annotations
 from .files import SoundReader, stream_mono16k
 from .frontend import FeatureFrontend, LogMel, frontend_from_avatar
 from .precomputed import PrecomputedFeatures
-from .resample import Resampler
+from .resample import Resampler, check_sample_rate
+from .samples import as_float32
 from .windows import FrameWindows
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "PrecomputedFeatures",
     "Resampler",
     "SoundReader",
+    "as_float32",
+    "check_sample_rate",
     "frontend_from_avatar",
     "stream_mono16k",
 ]

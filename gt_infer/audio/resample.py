@@ -12,9 +12,18 @@ from ..errors import InputError
 from ..types import FloatArray
 from .samples import as_float32, mix_to_mono
 
-__all__ = ["SAMPLE_RATES", "RateConverter", "Resampler"]
+__all__ = ["SAMPLE_RATES", "RateConverter", "Resampler", "check_sample_rate"]
 
 SAMPLE_RATES = range(1_000, 768_001)  # Hz; a header that claims another is damaged
+
+
+def check_sample_rate(sample_rate: int) -> None:
+    """Raises: InputError: not a whole number of Hz that sound can have."""
+    if not isinstance(sample_rate, int) or sample_rate not in SAMPLE_RATES:
+        raise InputError(
+            f"sample_rate = {sample_rate!r}: must be an integer from {SAMPLE_RATES[0]} to "
+            f"{SAMPLE_RATES[-1]} Hz"
+        )
 
 
 class RateConverter:
@@ -80,11 +89,7 @@ class Resampler:
     """
 
     def __init__(self, sample_rate: int, channels: int = 1) -> None:
-        if not isinstance(sample_rate, int) or sample_rate not in SAMPLE_RATES:
-            raise InputError(
-                f"sample_rate = {sample_rate!r}: must be an integer from {SAMPLE_RATES[0]} to "
-                f"{SAMPLE_RATES[-1]} Hz"
-            )
+        check_sample_rate(sample_rate)
         if not (isinstance(channels, int) and channels >= 1):
             raise InputError(f"channels = {channels!r}: must be an integer >= 1")
         self._channels = channels

@@ -23,18 +23,22 @@ def test_public_names() -> None:
         "AudioError",
         "Avatar",
         "AvatarError",
+        "BacklogError",
         "Camera",
         "CheckpointError",
         "ClosedError",
         "EngineConfig",
         "EngineError",
+        "Frame",
         "Gaussians",
         "GtError",
         "InputError",
+        "LifeConfig",
         "MediaError",
         "Pose",
         "RasterConfig",
         "Renderer",
+        "Session",
     }
     for name in gt_infer.__all__:
         assert getattr(gt_infer, name).__doc__

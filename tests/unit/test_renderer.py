@@ -14,17 +14,20 @@ from gt_infer import (
     ClosedError,
     EngineConfig,
     InputError,
+    LifeConfig,
     Pose,
     Renderer,
 )
 from tests.synthetic import make_avatar
 
 CHUNK = 640
+# Poses and blinks that are left out: the mean pose, open eyes.
+STILL = LifeConfig(idle_motion=False, blinking=False, silence_gate=None)
 
 
 @pytest.fixture
 def renderer() -> Iterator[Renderer]:
-    with Renderer(make_avatar(n=100), config=EngineConfig(threads=1)) as renderer:
+    with Renderer(make_avatar(n=100), config=EngineConfig(threads=1), life=STILL) as renderer:
         yield renderer
 
 
