@@ -40,6 +40,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="processed training data: camera, backdrop, torso and poses are taken from it",
     )
+    parser.add_argument(
+        "--torso-bank",
+        type=_positive,
+        default=1,
+        metavar="K",
+        help="torsos to keep, of the most different poses; the nearest is shown (default: 1)",
+    )
     parser.add_argument("--iteration", type=int, metavar="N", help="default: the highest there is")
     parser.add_argument(
         "--storage",
@@ -67,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number >= 1")
+    return int(text)
+
+
 def _export(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     _check_output(output)
@@ -90,7 +103,7 @@ def _export(arguments: argparse.Namespace) -> int:
     dataset = None
     if arguments.dataset is not None:
         _progress(f"reading {arguments.dataset}")
-        dataset = read_dataset(arguments.dataset)
+        dataset = read_dataset(arguments.dataset, torso_bank=arguments.torso_bank)
         warnings += dataset.warnings
     else:
         warnings.append(

@@ -36,8 +36,9 @@ class Dataset:
     Attributes:
         camera: intrinsics and picture size.
         backdrop: [H, W, 3] uint8.
-        torso: [K, H, W, 4] uint8, straight alpha: of the most frontal training frame, or none.
-        torso_poses: [K, 3] float32, that frame's euler.
+        torso: [K, H, W, 4] uint8, straight alpha: of the most frontal training frame first, then
+            of those most different from it and each other; K may be 0.
+        torso_poses: [K, 3] float32, those frames' euler.
         poses: of all training frames.
         summary: where the poses and the torso come from, for provenance.
         warnings: what was missing.
@@ -52,8 +53,11 @@ class Dataset:
     warnings: tuple[str, ...]
 
 
-def read_dataset(directory: str | os.PathLike[str]) -> Dataset:
+def read_dataset(directory: str | os.PathLike[str], *, torso_bank: int = 1) -> Dataset:
     """Read DIR with transforms_train.json, bc.jpg, torso_imgs/, track_params.pt, au.csv.
+
+    Args:
+        torso_bank: how many torsos to take, at most; poses that recur count once.
 
     The last three may be missing: then there is no torso, poses come from the transform matrices,
     and blinks are taken as none; each with a warning.
@@ -78,16 +82,22 @@ def read_dataset(directory: str | os.PathLike[str]) -> Dataset:
     torso = np.zeros((0, camera.height, camera.width, 4), np.uint8)
     torso_poses = np.zeros((0, 3), np.float32)
     if (root / "torso_imgs").is_dir():
-        frontal = int(np.linalg.norm(euler, axis=1).argmin())
-        image_id = frames.image_ids[frontal]
-        torso = _read_picture(root / "torso_imgs" / f"{image_id}.png", "RGBA")[None]
-        torso_poses = euler[frontal : frontal + 1]
-        if torso.shape[1:3] != backdrop.shape[:2]:
-            raise CheckpointError(
-                f"{root}: torso_imgs/{image_id}.png is {torso.shape[2]}x{torso.shape[1]}, but "
-                f"bc.jpg is {camera.width}x{camera.height}"
-            )
-        summary["torso_frame"] = image_id
+        chosen = _most_different(euler, torso_bank)
+        image_ids = [frames.image_ids[k] for k in chosen]
+        pictures = [
+            _read_picture(root / "torso_imgs" / f"{image_id}.png", "RGBA") for image_id in image_ids
+        ]
+        for image_id, picture in zip(image_ids, pictures, strict=True):
+            if picture.shape[:2] != backdrop.shape[:2]:
+                raise CheckpointError(
+                    f"{root}: torso_imgs/{image_id}.png is {picture.shape[1]}x{picture.shape[0]}, "
+                    f"but bc.jpg is {camera.width}x{camera.height}"
+                )
+        torso, torso_poses = np.stack(pictures), euler[chosen]
+        if len(chosen) == 1:
+            summary["torso_frame"] = image_ids[0]
+        else:
+            summary["torso_frames"] = image_ids
     else:
         warnings.append(f"{root / 'torso_imgs'} is missing: the head will float without a torso")
     return Dataset(
@@ -99,6 +109,16 @@ def read_dataset(directory: str | os.PathLike[str]) -> Dataset:
         summary=summary,
         warnings=tuple(warnings),
     )
+
+
+def _most_different(euler: FloatArray, count: int) -> list[int]:
+    """The most frontal frame, then again and again the one farthest from all chosen so far."""
+    chosen = [int(np.linalg.norm(euler, axis=1).argmin())]
+    distance = np.linalg.norm(euler - euler[chosen[0]], axis=1)
+    while len(chosen) < count and distance.max() > 0:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(euler - euler[chosen[-1]], axis=1))
+    return chosen
 
 
 class _Frames:

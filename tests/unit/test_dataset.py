@@ -56,6 +56,24 @@ def test_everything_is_taken_from_the_training_frames(
     assert dataset.warnings == ()
 
 
+def test_a_torso_bank_holds_the_most_different_poses(
+    recording: tuple[Path, dict[str, np.ndarray]],
+) -> None:
+    folder, truth = recording
+    euler = truth["euler"][:TRAINING]
+    dataset = read_dataset(folder, torso_bank=3)
+    chosen = dataset.summary["torso_frames"]
+    assert chosen[0] == int(np.square(euler).sum(axis=1).argmin())
+    assert len(set(chosen)) == 3
+    np.testing.assert_array_equal(dataset.torso, truth["torsos"][chosen])
+    np.testing.assert_array_equal(dataset.torso_poses, euler[chosen])
+    # Every frame is closer to a chosen one than the last two chosen were to those before them.
+    distance = np.linalg.norm(euler[:, None] - euler[chosen], axis=2)
+    assert distance.min(axis=1).max() <= distance[chosen[2], :2].min() + 1e-6
+    everything = read_dataset(folder, torso_bank=10_000)
+    assert len(everything.torso) <= TRAINING
+
+
 def test_frames_are_found_by_image_number(recording: tuple[Path, dict[str, np.ndarray]]) -> None:
     folder, truth = recording
     edit_transforms(folder, lambda t: t["frames"].reverse())
