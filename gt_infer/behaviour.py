@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 from .audio import FeatureFrontend, FrameWindows, frontend_from_avatar
@@ -64,9 +65,17 @@ class PoseKeeper:
                 f"({self._range.describe()}) and was brought back; further ones will be without "
                 "another warning. "
                 'LifeConfig(pose_range="off") shows them as they are.',
-                stacklevel=5,
+                stacklevel=_levels_to_caller(),
             )
         return kept
+
+
+def _levels_to_caller() -> int:
+    """For `warnings.warn`: how far up the first frame outside this package is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 class Behaviour:
