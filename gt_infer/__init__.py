@@ -28,6 +28,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .avatar import Avatar
     from .config import EngineConfig, LifeConfig, RasterConfig
+    from .pacing import Pacer
     from .pose import Pose
     from .renderer import Renderer
     from .session import Session
@@ -51,6 +52,7 @@ __all__ = [
     "InputError",
     "LifeConfig",
     "MediaError",
+    "Pacer",
     "Pose",
     "RasterConfig",
     "Renderer",
@@ -64,6 +66,7 @@ _HOMES = {
     "Frame": "types",
     "LifeConfig": "config",
     "Gaussians": "types",
+    "Pacer": "pacing",
     "Pose": "pose",
     "RasterConfig": "config",
     "Renderer": "renderer",

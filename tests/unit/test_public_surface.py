@@ -35,6 +35,7 @@ def test_public_names() -> None:
         "InputError",
         "LifeConfig",
         "MediaError",
+        "Pacer",
         "Pose",
         "RasterConfig",
         "Renderer",
