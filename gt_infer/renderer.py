@@ -289,6 +289,7 @@ class Renderer:
         pose: Pose | None = None,
         *,
         blink: float | None = None,
+        frame: int | None = None,
         out: Image | None = None,
         alpha: FloatArray | None = None,
         depth: FloatArray | None = None,
@@ -297,8 +298,9 @@ class Renderer:
 
         Args:
             window: [8, C, 16] float32, as `windows()` or `PrecomputedFeatures` gives it.
-            pose: None for the mean pose.
-            blink: None for open eyes.
+            pose: None for the mean pose or, with `frame`, idle motion.
+            blink: None for open eyes or, with `frame`, natural blinking.
+            frame: its index, 25 per second.
             out: as in `render`.
             alpha: [H, W] float32, receives 1 - transmittance of the head; with a transparent
                 background, of head and torso.
@@ -311,24 +313,23 @@ class Renderer:
             if plane is not None:
                 _check_output(name, plane, (self.height, self.width), np.dtype(np.float32))
         image = self._image(out)
-        self._draw(
-            self._check_window(window),
-            self._keeper.mean() if pose is None else self._keeper.resolve(pose),
-            0.0 if blink is None else check_blink(blink),
-            image,
-            alpha=alpha,
-            depth=depth,
-        )
+        view, eye = self._life_of(frame, pose, blink)
+        self._draw(self._check_window(window), view, eye, image, alpha=alpha, depth=depth)
         return image
 
     def render_attention(
-        self, window: FloatArray, pose: Pose | None = None, *, blink: float | None = None
+        self,
+        window: FloatArray,
+        pose: Pose | None = None,
+        *,
+        blink: float | None = None,
+        frame: int | None = None,
     ) -> npt.NDArray[np.uint8]:
         """The attention pictures of one frame: each Gaussian as grey, by the weight that it gives
         the audio, eye, camera and null token (mean over heads and layers, min-max over the head).
 
         Args:
-            window, pose, blink: as in `render_window`.
+            window, pose, blink, frame: as in `render_window`.
 
         Returns:
             uint8 [4, H, W, 3 or 4], over the frame's own background.
@@ -336,12 +337,8 @@ class Renderer:
         Raises:
             InputError: an argument is wrong, or `output` is "float32".
         """
-        return self._attention(
-            self._check_window(window),
-            self._keeper.mean() if pose is None else self._keeper.resolve(pose),
-            0.0 if blink is None else check_blink(blink),
-            self._image(None),
-        )
+        view, eye = self._life_of(frame, pose, blink)
+        return self._attention(self._check_window(window), view, eye, self._image(None))
 
     def deform(
         self,
@@ -391,6 +388,15 @@ class Renderer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _life_of(
+        self, frame: int | None, pose: Pose | None, blink: float | None
+    ) -> tuple[Pose, float]:
+        """Without a frame, what is left out is still."""
+        if frame is not None:
+            return self._behaviour.pose(frame, pose), self._behaviour.blink(frame, blink)
+        view = self._keeper.mean() if pose is None else self._keeper.resolve(pose)
+        return view, 0.0 if blink is None else check_blink(blink)
 
     # Below the public edge: everything has been checked.
 

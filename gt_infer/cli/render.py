@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
-from ..config import TIMING, EngineConfig, Precision
+from ..config import TIMING, EngineConfig, LifeConfig, Precision
 from ..errors import AudioError, InputError
 from ..types import FloatArray
 from .common import printable, run
@@ -25,6 +26,7 @@ from .common import printable, run
 if TYPE_CHECKING:
     from ..audio import FrameWindows, SoundReader
     from ..media import PngFolderWriter, VideoWriter
+    from ..picture import Background
     from ..renderer import Renderer
 
 __all__ = ["main"]
@@ -52,14 +54,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--poses",
         metavar="FILE",
-        default="still",
-        help='track_params.pt or transforms.json of a recording; "still" (default): the mean pose',
+        default="idle",
+        help='track_params.pt or transforms.json of a recording; "still": the mean pose; "idle" '
+        "(default): the avatar's own motion",
     )
     parser.add_argument(
         "--blink",
         metavar="FILE",
-        default="none",
-        help='au.csv of a recording (OpenFace AU45_r); "none" (default): open eyes',
+        default="auto",
+        help='au.csv of a recording (OpenFace AU45_r); "none": open eyes; "auto" (default): '
+        "natural blinking",
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="of motion and blinking (default: 0)"
+    )
+    parser.add_argument(
+        "--background",
+        metavar="COLOR|IMAGE",
+        help='#rrggbb, a png or jpg, or "transparent" (for --frames); default: the avatar\'s',
+    )
+    parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="beside the picture, what the head attends to: audio, eye, camera, null token",
     )
     parser.add_argument(
         "--features",
@@ -100,6 +117,16 @@ def _sigterm_unwinds() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    def note(message: Warning | str, *where: Any, **more: Any) -> None:
+        print(f"note: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = note  # type: ignore[assignment]
+        yield
+
+
 def _render(arguments: argparse.Namespace) -> int:
     from ..audio import SoundReader
     from ..renderer import Renderer
@@ -110,12 +137,28 @@ def _render(arguments: argparse.Namespace) -> int:
     config = EngineConfig(
         precision=arguments.precision, threads=arguments.threads, isa=arguments.isa
     )
-    poses = None if arguments.poses == "still" else read_poses(arguments.poses)
-    blinks = None if arguments.blink == "none" else read_blink(arguments.blink).tolist()
+    poses = None if arguments.poses in ("still", "idle") else read_poses(arguments.poses)
+    blinks = None if arguments.blink in ("none", "auto") else read_blink(arguments.blink).tolist()
+    life = LifeConfig(
+        idle_motion=arguments.poses == "idle",
+        blinking=arguments.blink == "auto",
+        seed=arguments.seed,
+    )
+    background = _background(arguments.background)
+    is_transparent = isinstance(background, str)
+    if is_transparent and arguments.output is not None:
+        raise InputError("--background transparent: an mp4 has no alpha; use --frames alone")
     with (
+        _warnings_as_notes(),
         SoundReader(arguments.audio) as sound,
         Renderer(
-            arguments.avatar, engine=arguments.engine, size=arguments.size, config=config
+            arguments.avatar,
+            engine=arguments.engine,
+            size=arguments.size,
+            output="rgba8" if is_transparent else "rgb8",
+            background=background,
+            config=config,
+            life=life,
         ) as renderer,
         ExitStack() as stack,
     ):
@@ -140,13 +183,35 @@ def _render(arguments: argparse.Namespace) -> int:
         for frame, window in enumerate(_each_window(sound, windows, output.write_sound)):
             pose = None if poses is None else poses[_to_and_fro(frame, len(poses))]
             blink = None if blinks is None else blinks[_to_and_fro(frame, len(blinks))]
-            output.write_frame(renderer.render_window(window, pose, blink=blink))
+            image = renderer.render_window(window, pose, blink=blink, frame=frame)
+            if arguments.attention:
+                maps = renderer.render_attention(window, pose, blink=blink, frame=frame)
+                image = np.concatenate([image, *maps], axis=1)
+            output.write_frame(image)
             progress.update()
         output.close()
         progress.close()
         if not arguments.quiet:
             _summarize(output.names, sound.n_frames, time.perf_counter() - start)
     return 0
+
+
+def _background(text: str | None) -> Background:
+    from ..media import read_image
+
+    if text is None:
+        return None
+    if text == "transparent":
+        return "transparent"
+    if text.startswith("#"):
+        try:
+            red, green, blue = bytes.fromhex(text[1:])
+        except ValueError as error:
+            raise InputError(
+                f"--background {text}: expected # and six hexadecimal digits, such as #00ff00"
+            ) from error
+        return red, green, blue
+    return np.ascontiguousarray(read_image(text)[..., :3])
 
 
 class _StoredWindows:
@@ -237,7 +302,7 @@ class _Output:
             if arguments.output is not None:
                 self._video = VideoWriter(
                     arguments.output,
-                    width=renderer.width,
+                    width=renderer.width * (5 if arguments.attention else 1),
                     height=renderer.height,
                     fps=renderer.fps,
                     sample_rate=sound.sample_rate,

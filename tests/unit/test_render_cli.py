@@ -22,7 +22,7 @@ import gt_infer
 from gt_infer import EngineConfig, Pose, Renderer
 from gt_infer.avatar import save_avatar
 from gt_infer.cli import render
-from gt_infer.media import read_image
+from gt_infer.media import read_image, write_png
 
 from ..stream.decoding import decode, lag
 from ..synthetic import make_avatar
@@ -79,7 +79,7 @@ def write_poses(path: Path, count: int) -> list[Pose]:
     """A transforms.json of a head that turns from frame to frame."""
     frames, poses = [], []
     for i in range(count):
-        pose = Pose.from_tracking((0.01 * i, 0.05 * i - 0.1, 0.02), (0.0, 0.1, -10.8))
+        pose = Pose.from_tracking((0.01 * i, 0.05 * i - 0.1, 0.02), (0.0, 0.0, -10.8))
         rotation = np.asarray(pose.rotation())
         matrix = np.eye(4)
         matrix[:3, :3] = rotation.T
@@ -162,6 +162,73 @@ def test_pictures_are_the_renderers(avatar: Path, work: Path, gt_render: Cli) ->
             # The pose went through a matrix and back: a value may round the other way.
             assert np.abs(seen - expected).max() <= 1
             assert (seen != expected).mean() < 0.01
+
+
+def pictures(folder: Path) -> list[np.ndarray]:
+    return [read_image(path) for path in sorted(folder.iterdir())]
+
+
+def test_life_by_default_and_how_to_still_it(avatar: Path, work: Path, gt_render: Cli) -> None:
+    sound = np.zeros(640 * 60, np.int16)  # a blink comes within it
+    soundfile.write(work.parent / "a.wav", sound, 16_000)
+    shown = {}
+    for name, options in {
+        "alive": (),
+        "again": ("--seed", "0"),
+        "other": ("--seed", "5"),
+        "still": ("--poses", "still", "--blink", "none"),
+    }.items():
+        status, _, err = gt_render(avatar, work.parent / "a.wav", "--frames", work / name, *options)
+        assert (status, err) == (0, "")
+        shown[name] = pictures(work / name)
+    with Renderer(avatar, config=EngineConfig(threads=1)) as renderer:
+        window = renderer.windows().rest_window()
+        # Windows past either end of the clip are zeros; in the middle all is silence.
+        for frame in (20, 30, 40):
+            want = renderer.render_window(window, frame=frame)
+            np.testing.assert_array_equal(shown["alive"][frame], want)
+            np.testing.assert_array_equal(shown["still"][frame], renderer.render_window(window))
+    assert all(np.array_equal(a, b) for a, b in zip(shown["alive"], shown["again"], strict=True))
+    assert any((a != b).any() for a, b in zip(shown["alive"], shown["other"], strict=True))
+
+
+def test_attention_stands_beside_the_picture(avatar: Path, work: Path, gt_render: Cli) -> None:
+    write_speech(work.parent / "a.wav", 640 * 3)
+    frames, video = work / "f", work / "a.mp4"
+    options = ("--attention", "--frames", frames, "-o", video)
+    assert gt_render(avatar, work.parent / "a.wav", *options)[0] == 0
+    wide = pictures(frames)[1]
+    assert wide.shape == (64, 5 * 64, 3)
+    assert decode(video).images[0].shape[:2] == (64, 5 * 64)
+    plain = work / "plain"
+    assert gt_render(avatar, work.parent / "a.wav", "--frames", plain)[0] == 0
+    np.testing.assert_array_equal(pictures(plain)[1], wide[:, :64])
+
+
+def test_backgrounds(avatar: Path, work: Path, gt_render: Cli) -> None:
+    write_speech(work.parent / "a.wav", 640)
+    green = np.full((10, 10, 3), (0, 255, 0), np.uint8)
+    write_png(work.parent / "green.png", green)
+    shown = []
+    for name, background in (("a", "#00ff00"), ("b", work.parent / "green.png")):
+        options = ("--frames", work / name, "--background", background)
+        assert gt_render(avatar, work.parent / "a.wav", *options)[0] == 0
+        shown.append(pictures(work / name)[0])
+    np.testing.assert_array_equal(*shown)
+    assert (shown[0] == (0, 255, 0)).all(axis=-1).any()
+    options = ("--frames", work / "c", "--background", "transparent")
+    assert gt_render(avatar, work.parent / "a.wav", *options)[0] == 0
+    assert pictures(work / "c")[0].shape == (64, 64, 4)
+    for background, complaint in (
+        ("#12345", "six hexadecimal digits"),
+        ("nowhere.png", "nowhere.png"),
+        ("transparent", "mp4 has no alpha"),
+    ):
+        options = ("-o", work / "x.mp4", "--background", background)
+        status, _, err = gt_render(avatar, work.parent / "a.wav", *options)
+        assert status == 2
+        assert complaint in err
+        assert not (work / "x.mp4").exists()
 
 
 def test_frames_alone(avatar: Path, work: Path, gt_render: Cli) -> None:
