@@ -2,10 +2,16 @@
 
 #include <array>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 namespace gt::cpu {
 namespace {
+
+// Entries of all tiles' lists together: 2 GiB of memory. A portrait has a few million; a hostile
+// avatar of huge Gaussians could ask for more than 32 bits count.
+constexpr std::uint64_t kMaxTileSplats = std::uint64_t{1} << 29;
 
 bool is_empty(const PixelRect& rect) { return rect.x1 < rect.x0; }
 
@@ -80,6 +86,7 @@ void Splatter::bin(const View& view) {
   const int tiles_x = tiles_across(view.width);
   const int tiles = tiles_x * tiles_across(view.height);
   tile_offsets_.assign(static_cast<std::size_t>(tiles) + 1, 0);
+  std::uint64_t reached = 0;
   for (int i = 0; i < n_slots_; ++i) {
     const PixelRect rect = rects_[static_cast<std::size_t>(i)];
     if (is_empty(rect)) continue;
@@ -87,6 +94,13 @@ void Splatter::bin(const View& view) {
     std::memcpy(&key, &splats_[static_cast<std::size_t>(i)].depth, sizeof key);
     keys_.push_back(key);
     order_.push_back(static_cast<std::uint32_t>(i));
+    reached += static_cast<std::uint64_t>(rect.y1 / kTilePixels - rect.y0 / kTilePixels + 1) *
+               static_cast<std::uint64_t>(rect.x1 / kTilePixels - rect.x0 / kTilePixels + 1);
+    if (reached > kMaxTileSplats) {
+      throw std::runtime_error("the Gaussians cover more than " + std::to_string(kMaxTileSplats) +
+                               " tiles of the picture, each counted by itself: they are too many, "
+                               "or too large. Render a smaller size, or check the avatar");
+    }
     for (int ty = rect.y0 / kTilePixels; ty <= rect.y1 / kTilePixels; ++ty) {
       for (int tx = rect.x0 / kTilePixels; tx <= rect.x1 / kTilePixels; ++tx) {
         ++tile_offsets_[static_cast<std::size_t>(ty * tiles_x + tx) + 1];

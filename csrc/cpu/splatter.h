@@ -43,7 +43,8 @@ struct Target {
   float* depth;
 };
 
-// Owns the splats of one frame at a time. Projection kernels fill `arrays()`, `draw` consumes them.
+// Owns the splats of one frame at a time. Projection kernels fill what `reserve` gives; `bin`
+// and `blend` consume it.
 class Splatter {
  public:
   explicit Splatter(Context& context) : context_(context) {}
@@ -51,7 +52,8 @@ class Splatter {
   // Makes room for n Gaussians; the arrays are valid until the next call.
   SplatArrays reserve(int n_gaussians);
 
-  // Depth order and tile lists of the splats just projected.
+  // Depth order and tile lists of the splats just projected. Throws std::runtime_error when the lists
+  // would be absurdly long.
   void bin(const View& view);
   void blend(const View& view, const RasterParams& raster, const Target& target);
 

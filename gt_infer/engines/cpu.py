@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .. import _native
 from ..avatar import Avatar, CanonicalGaussians, Linear, Network
 from ..config import EngineConfig
-from ..errors import ClosedError, InputError
+from ..errors import ClosedError, EngineError, InputError
 from ..types import FloatArray, Gaussians
 from . import Canvas
 
@@ -109,21 +109,25 @@ class CpuEngine:
         alpha: FloatArray | None = None,
         depth: FloatArray | None = None,
     ) -> dict[str, float]:
-        return self._engine().render(
-            window,
-            eye,
-            camera,
-            viewmat=viewmat,
-            focal=canvas.focal,
-            raster=canvas.raster,
-            image=out,
-            format=canvas.format,
-            is_transparent=canvas.is_transparent,
-            background=canvas.background,
-            layer_weights=list(layer_weights),
-            alpha=alpha,
-            depth=depth,
-        )
+        engine = self._engine()
+        try:
+            return engine.render(
+                window,
+                eye,
+                camera,
+                viewmat=viewmat,
+                focal=canvas.focal,
+                raster=canvas.raster,
+                image=out,
+                format=canvas.format,
+                is_transparent=canvas.is_transparent,
+                background=canvas.background,
+                layer_weights=list(layer_weights),
+                alpha=alpha,
+                depth=depth,
+            )
+        except RuntimeError as err:
+            raise EngineError(f"this frame cannot be drawn: {err}") from err
 
     def splat(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gt_infer import EngineConfig, InputError, Pose, Renderer, _native
+from gt_infer import EngineConfig, EngineError, InputError, Pose, Renderer, _native
 from gt_infer.avatar import Avatar
 from gt_infer.engines.cpu import CpuEngine
 from tests.reference import network as reference
@@ -133,6 +134,18 @@ def test_one_engine_serves_many_threads() -> None:
         for worker in workers:
             worker.join()
     assert not wrong
+
+
+def test_too_many_tiles_are_refused_not_counted_round() -> None:
+    """Gaussians of a hostile avatar that each cover the picture: their lists would need gigabytes,
+    and with ten times as many a 32-bit count would wrap and writes go anywhere."""
+    avatar = make_avatar(33_000, heads=())
+    wide = np.full_like(avatar.gaussians.log_scales, 5.0)
+    avatar = replace(avatar, gaussians=replace(avatar.gaussians, log_scales=wide))
+    with Renderer(avatar, size=2048) as renderer:
+        window = renderer.windows().rest_window()
+        with pytest.raises(EngineError, match="cannot be drawn: the Gaussians cover more than"):
+            renderer.render_window(window)
 
 
 def test_unknown_instruction_set_names_those_there_are() -> None:
