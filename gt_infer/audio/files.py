@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from .resample import SAMPLE_RATES, Resampler
 __all__ = ["SoundReader", "stream_mono16k"]
 
 _BLOCK_VALUES = 1 << 15  # values (samples times channels) per block: 0.7 s of 48 kHz mono
+_UNKNOWN_SAMPLES = 1 << 62  # libsndfile says at least that much when a header leaves the length out
 
 
 class SoundReader:
@@ -30,7 +32,8 @@ class SoundReader:
         path: the file.
         sample_rate: Hz.
         channels: how many.
-        samples: per channel, as the header says; reading checks it.
+        samples: per channel, as the header says (or, of an mp3 without one, as its frames add
+            up); reading checks it.
 
     Raises:
         AudioError: no such file, not sound, a damaged header, or no samples.
@@ -40,6 +43,7 @@ class SoundReader:
         import soundfile
 
         self.path = Path(path)
+        self._bytes: io.FileIO | None = None
         try:
             size = self.path.stat().st_size
         except OSError as error:
@@ -50,6 +54,10 @@ class SoundReader:
             raise AudioError(f"{self.path}: the file is empty")
         try:
             self._file: Any = soundfile.SoundFile(os.fspath(self.path))
+            if self._file.format == "MP3":
+                self._file.close()
+                self._bytes = _Unmeasured(self.path)
+                self._file = soundfile.SoundFile(self._bytes)
         except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
             # TypeError: soundfile takes the suffix .raw for headerless samples.
             reason = str(getattr(error, "error_string", error)).rstrip(".")
@@ -68,6 +76,11 @@ class SoundReader:
                 )
             if self.samples < 1:
                 raise AudioError(f"{self.path}: holds 0 samples")
+            if self.samples >= _UNKNOWN_SAMPLES:
+                raise AudioError(
+                    f"{self.path}: its header does not say how long it is, as happens when sound "
+                    "is written to a pipe. Convert it, for example with ffmpeg -i IN out.wav"
+                )
         except AudioError:
             self.close()
             raise
@@ -111,6 +124,8 @@ class SoundReader:
 
     def close(self) -> None:
         self._file.close()
+        if self._bytes is not None:
+            self._bytes.close()
 
     def __enter__(self) -> SoundReader:
         return self
@@ -132,6 +147,25 @@ class SoundReader:
                 f"({(start + row) / self.sample_rate:.3f} s) is {block[row, channel]}: sound must "
                 "be finite"
             )
+
+
+class _Unmeasured(io.FileIO):
+    """An mp3 whose size only libsndfile learns, not its decoder.
+
+    Files without a length header (speech services send such) have no length but the sum of their
+    frames. mpg123 would guess it from the size and the first frame, and libsndfile would cut the
+    sound there, or miss its end. Told 0, mpg123 does not guess, and libsndfile scans the frames.
+    """
+
+    _is_measured = False
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_END:
+            return super().seek(offset, whence)
+        if self._is_measured:
+            return super().seek(0)
+        self._is_measured = True
+        return super().seek(offset, whence)
 
 
 def stream_mono16k(path: str | os.PathLike[str]) -> Iterator[FloatArray]:

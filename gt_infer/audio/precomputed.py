@@ -31,6 +31,8 @@ class PrecomputedFeatures:
 
     def __init__(self, path: str | os.PathLike[str], *, channels: int | None = None) -> None:
         self.path = Path(path)
+        if self.path.is_fifo():  # opening it would wait for a writer
+            raise AudioError(f"{self.path}: is a pipe, expected a .npy file")
         try:
             # Not numpy.load: a mapping cannot hold pickles, whatever the file says.
             stored = np.lib.format.open_memmap(self.path, mode="r")

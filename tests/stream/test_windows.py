@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -362,6 +363,11 @@ class TestPrecomputed:
         stored[17, 4, 2] = value
         with pytest.raises(AudioError, match=r"the value at \[17, 4, 2\] is"):
             PrecomputedFeatures(self.save(tmp_path, stored))
+
+    def test_a_pipe_is_refused_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "a.npy")
+        with pytest.raises(AudioError, match="is a pipe"):
+            PrecomputedFeatures(tmp_path / "a.npy")
 
     def test_damaged_files(self, tmp_path: Path) -> None:
         whole = self.save(tmp_path, self.STORED).read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -76,6 +77,28 @@ class TestFiles:
         sound = load(path)
         assert sound.shape == expected.shape
         assert lag(expected, sound) == 0
+
+    @pytest.mark.parametrize("order", [1, -1], ids=["loud first", "quiet first"])
+    def test_mp3_without_a_length_header(self, tmp_path: Path, order: int) -> None:
+        """As speech services send it. Guessed from the size, either length would be far off."""
+        path = tmp_path / "speech.mp3"
+        loud = NOISE[:16_000, 0] * np.float32(3)
+        sound = np.concatenate([loud, np.zeros(64_000, np.float32)])[::order]
+        with av.open(str(path), "w", format="mp3", options={"write_xing": "0"}) as container:
+            stream = container.add_stream("libmp3lame", rate=16_000)
+            stream.codec_context.layout = "mono"
+            stream.codec_context.format = "fltp"
+            stream.codec_context.flags |= 2  # AV_CODEC_FLAG_QSCALE: variable bit rate
+            stream.codec_context.global_quality = 2 * 118
+            frame = av.AudioFrame.from_ndarray(sound[np.newaxis].copy(), "fltp", "mono")
+            frame.sample_rate = 16_000
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        with SoundReader(path) as reader:
+            once, again = (np.concatenate(list(reader.blocks())) for _ in range(2))
+            assert len(once) == reader.samples
+        assert len(sound) <= len(once) < len(sound) + 2 * 1152  # the encoder's padding
+        np.testing.assert_allclose(once, again, atol=1e-6)
 
     @pytest.mark.parametrize("channels", [1, 2, 3])
     def test_channels_are_averaged(self, tmp_path: Path, channels: int) -> None:
@@ -150,6 +173,16 @@ class TestHostile:
         whole = self.wav()
         path.write_bytes(whole[:40] + b"\xff\xff\xff\xff" + whole[44:])
         assert len(load(path)) == 2000
+
+    def test_a_flac_of_unknown_length(self, tmp_path: Path) -> None:
+        path = tmp_path / "pipe.flac"
+        soundfile.write(path, NOISE[:, 0], 16_000)
+        header = bytearray(path.read_bytes())
+        header[21] &= 0xF0  # the 36 bits of STREAMINFO that count samples
+        header[22:26] = bytes(4)
+        path.write_bytes(header)
+        with pytest.raises(AudioError, match=r"pipe\.flac: its header does not say how long"):
+            load(path)
 
     def test_cut_short(self, tmp_path: Path) -> None:
         path = tmp_path / "speech.flac"
