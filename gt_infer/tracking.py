@@ -17,6 +17,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -67,6 +68,7 @@ def read_poses(path: str | os.PathLike[str]) -> list[Pose]:
         InputError: the file is missing, damaged, not one of the two, or holds values that are
             not poses; the message names the file and the frame.
     """
+    _refuse_pipe(path)
     try:
         with open(path, "rb") as file:
             start = file.read(2)
@@ -99,6 +101,7 @@ def read_blink(path: str | os.PathLike[str]) -> FloatArray:
         InputError: the file is missing, has no such column, no rows, or a value is not a finite
             number; the message names the file and the line.
     """
+    _refuse_pipe(path)
     try:
         # OpenFace writes ASCII; a csv that went through a spreadsheet may begin with a BOM.
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -110,6 +113,12 @@ def read_blink(path: str | os.PathLike[str]) -> FloatArray:
     if not values:
         raise InputError(f"{path}: no rows under the header")
     return (np.clip(values, 0.0, _BLINK_FULL) / _BLINK_FULL).astype(np.float32)
+
+
+def _refuse_pipe(path: str | os.PathLike[str]) -> None:
+    """Opening a pipe would wait for its writer, and it cannot be read twice."""
+    if Path(path).is_fifo():
+        raise InputError(f"{path}: is a pipe, expected a file")
 
 
 def _blink_column(path: str | os.PathLike[str], file: TextIO) -> Iterator[float]:

@@ -281,6 +281,13 @@ def test_missing_empty_and_cut_files_are_refused(read, tmp_path: Path):
 # --- transforms_*.json --------------------------------------------------------------------------
 
 
+def test_pipes_are_refused_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for reader in (read_poses, read_blink):
+        with pytest.raises(InputError, match="pipe: is a pipe"):
+            reader(tmp_path / "pipe")
+
+
 def test_reads_transforms(read):
     assert read(GOOD_JSON) == [Pose((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))] * 2
 
