@@ -195,12 +195,14 @@ class LogMelConstants:
         trained = (TIMING.sample_rate, TIMING.hop_samples)
         if timing != trained:
             checks.refuse("frontend", f"sample_rate, hop = {timing}, expected {trained}")
-        if not 1 <= self.window <= self.n_fft <= _MAX_FFT:
+        if not self.hop <= self.window <= self.n_fft <= _MAX_FFT or self.window % 2:
             checks.refuse(
                 "frontend",
-                f"window = {self.window}, n_fft = {self.n_fft}, expected 1 <= window <= n_fft <= "
-                f"{_MAX_FFT}",
+                f"window = {self.window}, n_fft = {self.n_fft}, expected an even window with hop "
+                f"<= window <= n_fft <= {_MAX_FFT}",
             )
+        elif self.n_fft & (self.n_fft - 1):
+            checks.refuse("frontend", f"n_fft = {self.n_fft}: must be a power of two")
         if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
             checks.refuse(
                 "frontend",
