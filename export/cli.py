@@ -140,6 +140,8 @@ def _check_output(output: Path) -> None:
     """Refuse an output that cannot be written before minutes are spent on it."""
     if output.is_dir():
         raise InputError(f"{output}: is a directory; pass the name of a file")
+    if output.suffix != ".safetensors":  # nor can a slip replace a part of the checkpoint
+        raise InputError(f"{output}: the avatar's name must end in .safetensors")
     if not output.parent.is_dir():
         raise InputError(f"{output.parent}: no such directory")
     if not os.access(output.parent, os.W_OK):

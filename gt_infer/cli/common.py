@@ -20,6 +20,7 @@ def run(command: Callable[[], int]) -> int:
     Returns: the exit status: the command's own; 2 after an error of gt_infer or of the system
         (such as a full disk); 130 after Ctrl-C.
     """
+    _open_missing_streams()
     try:
         status = command()
         sys.stdout.flush()
@@ -33,11 +34,20 @@ def run(command: Callable[[], int]) -> int:
         return EXIT_ERROR
     except GtError as err:
         message = str(err)
+    except MemoryError:
+        message = "not enough memory"
     except OSError as err:
         where = f"{os.fsdecode(err.filename)}: " if err.filename is not None else ""
         message = f"{where}{err.strerror or err}"
     print(f"error: {printable(message)}", file=sys.stderr)
     return EXIT_ERROR
+
+
+def _open_missing_streams() -> None:
+    """A caller that closed stdout or stderr (`>&-`) wants no output, and no error about it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -134,6 +135,7 @@ def _render(arguments: argparse.Namespace) -> int:
 
     if arguments.output is None and arguments.frames is None:
         raise InputError("nothing to write: give -o OUT.mp4, --frames DIR, or both")
+    _check_output_is_new(arguments)
     config = EngineConfig(
         precision=arguments.precision, threads=arguments.threads, isa=arguments.isa
     )
@@ -212,6 +214,18 @@ def _background(text: str | None) -> Background:
             ) from error
         return red, green, blue
     return np.ascontiguousarray(read_image(text)[..., :3])
+
+
+def _check_output_is_new(arguments: argparse.Namespace) -> None:
+    """Refuse to replace what is read, or one output by the other."""
+    output = arguments.output
+    if output is None:
+        return
+    exist = os.path.exists(output) and os.path.exists(arguments.audio)
+    if exist and os.path.samefile(output, arguments.audio):
+        raise InputError(f"{output}: is the sound itself; give -o another name")
+    if os.path.abspath(output) == os.path.abspath(arguments.frames or ""):
+        raise InputError(f"{output}: the video and the folder of frames need different names")
 
 
 class _StoredWindows:

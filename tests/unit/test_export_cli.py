@@ -378,12 +378,14 @@ def test_errors_leave_no_output(
 def test_unwritable_outputs_are_refused_before_the_work(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert export(model, "-o", tmp_path / "nowhere" / "x") == 2
+    assert export(model, "-o", tmp_path / "nowhere" / "x.safetensors") == 2
     assert one_error(capsys, "nowhere: no such directory")
     assert export(model, "-o", model) == 2
     assert one_error(capsys, "model: is a directory")
+    assert export(model, "-o", model / "cfg_args") == 2
+    assert one_error(capsys, r"cfg_args: the avatar's name must end in \.safetensors")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert export(model, "-o", tmp_path / "x") == 2
+    assert export(model, "-o", tmp_path / "x.safetensors") == 2
     assert one_error(capsys, "not writable")
 
 

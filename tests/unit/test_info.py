@@ -238,6 +238,12 @@ def test_a_reader_that_has_seen_enough(path: Path) -> None:
     assert done.returncode == 2
 
 
+def test_closed_output(path: Path) -> None:
+    """As in `gt-info FILE >&- 2>&-`: nothing to say, nothing wrong."""
+    command = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *COMMAND, str(path)]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
 # What every tool does alike.
 
 
@@ -249,6 +255,7 @@ def test_errors_become_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         (InputError("x = 3: must be 2\x1b[2J"), 2, "error: x = 3: must be 2\\x1b[2J"),
         (OSError(28, "No space left on device", "/a/b"), 2, "error: /a/b: No space left on device"),
         (OSError("odd"), 2, "error: odd"),
+        (MemoryError(), 2, "error: not enough memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ):
         assert common.run(lambda error=error: fail(error)) == status

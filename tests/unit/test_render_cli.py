@@ -411,6 +411,21 @@ class TestBadInput:
         assert render.main(list(map(str, arguments))) == 2
         assert capsys.readouterr().err.startswith("error: threads = 0: ")
 
+    def test_outputs_replace_no_input_nor_each_other(
+        self, avatar: Path, work: Path, gt_render: Cli
+    ) -> None:
+        sound = work.parent / "speech.mp4"  # libsndfile goes by the content
+        write_speech(work.parent / "speech.wav", 3000)
+        (work.parent / "speech.wav").rename(sound)
+        before = sound.read_bytes()
+        status, _, err = gt_render(avatar, sound, "-o", sound)
+        assert (status, "is the sound itself" in err) == (2, True)
+        assert sound.read_bytes() == before
+        same = work / "out.mp4"
+        status, _, err = gt_render(avatar, sound, "-o", same, "--frames", same)
+        assert (status, "need different names" in err) == (2, True)
+        assert list(work.iterdir()) == []
+
 
 class TestInterrupted:
     """A run that is stopped leaves nothing that looks complete."""
@@ -420,7 +435,11 @@ class TestInterrupted:
         """gt-render, well into a long file."""
         write_speech(tmp_path / "long.wav", 16_000 * 120)
         (work / "out.mp4").write_bytes(b"an older video")
-        script = "from gt_infer.cli.render import main; raise SystemExit(main())"
+        # A shell starts its background jobs with Ctrl-C ignored; this one shall hear it anyway.
+        script = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from gt_infer.cli.render import main; raise SystemExit(main())"
+        )
         process = subprocess.Popen(
             [
                 *(sys.executable, "-c", script, avatar, tmp_path / "long.wav", "--threads", "1"),
