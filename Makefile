@@ -6,7 +6,7 @@ export PYTHON ?= python3
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo test lint format demo-avatar clean
+.PHONY: demo test bench lint format demo-avatar clean
 
 demo: $(VENV)/runtime.stamp
 	$(BIN)/gt-render demo examples/hello.wav -o demo.mp4
@@ -18,6 +18,12 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Ratios of the parts against their peers, kept in benchmarks/results. gt-bench is the whole.
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m pytest benchmarks/suites -o python_files='bench_*.py' \
+	    -o python_functions='bench_*' --benchmark-columns=median,iqr --keep benchmarks/results
+	$(BIN)/python -m gt_bench.history benchmarks/results
 
 format: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .
@@ -40,6 +46,10 @@ $(VENV)/test.stamp: $(SOURCES)
 	$(BIN)/pip install --quiet torch==2.13.0
 	GT_CMAKE_ARGS=-DGT_WERROR=ON $(BIN)/pip install --quiet --editable '.[export,test]'
 	touch $@ $(VENV)/runtime.stamp
+
+$(VENV)/bench.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install --quiet --editable '.[bench,export]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info gt_infer/*.so demo.mp4
