@@ -176,6 +176,19 @@ std::shared_ptr<cpu::Model> make_model(const py::object& gaussians, const py::ob
   return std::make_shared<cpu::Model>(source);
 }
 
+// The static tri-plane features (MODEL section 2, step 1) without the tiles: [N, d_model].
+FloatArray features(const cpu::Model& model) {
+  FloatArray rows({static_cast<py::ssize_t>(model.n_gaussians), static_cast<py::ssize_t>(model.d_model)});
+  auto out = rows.mutable_unchecked<2>();
+  for (py::ssize_t i = 0; i < out.shape(0); ++i) {
+    const float* tile = model.features.data() + i / cpu::kTileGaussians * model.d_model * cpu::kTileGaussians;
+    for (py::ssize_t c = 0; c < out.shape(1); ++c) {
+      out(i, c) = tile[c * cpu::kTileGaussians + i % cpu::kTileGaussians];
+    }
+  }
+  return rows;
+}
+
 struct PictureSize {
   py::ssize_t height, width, channels;
 };
@@ -362,7 +375,8 @@ void bind_engine(py::module_& m) {
 
   py::class_<cpu::Model, std::shared_ptr<cpu::Model>>(m, "Model",
                                                       "An avatar prepared for the CPU. Immutable.")
-      .def(py::init(&make_model), py::arg("gaussians"), py::arg("network"));
+      .def(py::init(&make_model), py::arg("gaussians"), py::arg("network"))
+      .def("features", &features);
 
   py::class_<cpu::Engine>(m, "Engine", "One avatar on one CPU; calls take turns.")
       .def(py::init([](std::shared_ptr<cpu::Model> model, const std::string& isa, int threads) {

@@ -18,7 +18,7 @@ from ..errors import ClosedError, EngineError, InputError
 from ..types import FloatArray, Gaussians
 from . import Canvas
 
-__all__ = ["CpuEngine"]
+__all__ = ["CpuEngine", "at_degree_3"]
 
 _SH_COEFFICIENTS = 16  # of the native kernels: degree 3
 
@@ -55,7 +55,7 @@ class CpuEngine:
         self._isa = isa
         self._threads = threads
         self._model: _native.Model | None = _native.Model(
-            *_at_degree_3(avatar.gaussians, avatar.network)
+            *at_degree_3(avatar.gaussians, avatar.network)
         )
         self._engines: dict[int, _native.Engine] = {}
         self._making = threading.Lock()
@@ -163,7 +163,7 @@ class CpuEngine:
             self._engines = {}
 
 
-def _at_degree_3(
+def at_degree_3(
     gaussians: CanonicalGaussians, network: Network
 ) -> tuple[CanonicalGaussians, Network]:
     """Avatars of a lower SH degree get zero coefficients, which add nothing to any colour."""
