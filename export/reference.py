@@ -21,10 +21,10 @@ from gt_infer.avatar_network import EYE_ENCODING_WIDTH, HEAD_WIDTHS, PLANE_AXES
 
 from .checkpoint import Checkpoint
 
-__all__ = ["Deformed", "ReferenceNetwork"]
+__all__ = ["NORM_EPS", "Deformed", "ReferenceNetwork", "eye_frequencies"]
 
 _LEAKY_SLOPE = 0.02
-_NORM_EPS = 1e-12
+NORM_EPS = 1e-12
 _AXIS_INDEX = {"x": 0, "y": 1, "z": 2}
 
 
@@ -159,12 +159,12 @@ class _Networks(nn.Module):
 
     def tokens(self, windows: Tensor, eye: Tensor, camera: Tensor) -> Tensor:
         """Audio, eye, camera and null token, [B, 4, d] (steps 2 to 4)."""
-        audio = self.audio_mlp(self._audio(windows))
+        audio = self.audio_mlp(self.audio(windows))
         blink = self.eye_mlp(_encode_eye(eye))
         view = self.camera_mlp(camera)
         return torch.stack([audio, blink, view, self.null_token.expand_as(view)], dim=1)
 
-    def _audio(self, windows: Tensor) -> Tensor:
+    def audio(self, windows: Tensor) -> Tensor:
         """One vector per frame from its 8 windows: [B, 8, C, 16] -> [B, a]."""
         batch, count = windows.shape[:2]
         x = windows.flatten(0, 1)
@@ -243,12 +243,18 @@ class _AttentionBlock(nn.Module):
         return x, weights.mean(dim=1)
 
 
+def eye_frequencies() -> Tensor:
+    """[32], what a blink is multiplied with: up to 5623 rad. Even ones are for sines, odd ones for
+    cosines."""
+    exponents = 2 * (torch.arange(EYE_ENCODING_WIDTH) // 2) / EYE_ENCODING_WIDTH
+    return torch.pow(10000.0, exponents)
+
+
 def _encode_eye(eye: Tensor) -> Tensor:
-    """Blink [B] -> [B, 32]: sines (even) and cosines (odd) at frequencies up to 5623 rad."""
-    index = torch.arange(EYE_ENCODING_WIDTH, device=eye.device)
-    frequencies = 10000.0 ** (2 * (index // 2) / EYE_ENCODING_WIDTH)
-    phases = eye[:, None] * frequencies.to(eye.dtype)
-    return torch.where(index % 2 == 0, phases.sin(), phases.cos())
+    """Blink [B] -> [B, 32]."""
+    phases = eye[:, None] * eye_frequencies().to(eye)
+    is_sine = torch.arange(EYE_ENCODING_WIDTH, device=eye.device) % 2 == 0
+    return torch.where(is_sine, phases.sin(), phases.cos())
 
 
 def _leaky(x: Tensor) -> Tensor:
@@ -256,7 +262,7 @@ def _leaky(x: Tensor) -> Tensor:
 
 
 def _layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    return functional.layer_norm(x, gamma.shape, gamma, beta, _NORM_EPS)
+    return functional.layer_norm(x, gamma.shape, gamma, beta, NORM_EPS)
 
 
 def _empty(shape: Sequence[int]) -> nn.Parameter:
