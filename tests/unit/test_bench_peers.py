@@ -1,0 +1,117 @@
+"""The peers compute what our engine computes: otherwise a ratio means nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+from gt_bench import peers
+from gt_bench.plan import Way
+from gt_bench.report import Report, Unavailable
+from gt_bench.stream import Stream
+
+from gt_infer.avatar import Avatar
+from tests.synthetic import make_avatar
+from tests.unit.test_bench import a_report
+
+torch = pytest.importorskip("torch", reason="the peers are torch's")
+
+
+@pytest.fixture(scope="module")
+def avatar() -> Avatar:
+    """Few enough Gaussians that the background shows, which several torsos make depend on the
+    pose."""
+    return make_avatar(n=100, layers=2, size=96, torsos=3)
+
+
+@pytest.mark.parametrize("size", [None, 80, 200])
+@pytest.mark.parametrize("frame", [0, 3, 11])
+def test_torch_splatter_draws_our_picture(avatar: Avatar, frame: int, size: int | None) -> None:
+    from gt_bench.peers.torch_splatter import TorchSplatter
+
+    stream = Stream(avatar, precision="fp32", size=size)
+    inputs = stream.inputs(frame)
+    gaussians = stream.deform(inputs)
+    ours = stream.splat(gaussians, inputs)
+    theirs = TorchSplatter(stream, inputs).run_arrays(gaussians)
+    assert theirs.shape == ours.shape
+    difference = np.abs(theirs.astype(np.int16) - ours.astype(np.int16))
+    # A Gaussian on the threshold of a pixel may fall on either side of it.
+    assert (difference > 1).sum() <= 3
+
+
+def test_splatting_of_parts_is_the_frame(avatar: Avatar) -> None:
+    stream = Stream(avatar, precision="fp32")
+    inputs = stream.inputs(5)
+    parts = stream.splat(stream.deform(inputs), inputs)
+    difference = np.abs(parts.astype(np.int16) - stream.render(inputs))
+    assert difference.max() <= 1
+
+
+def measured(
+    avatar: Avatar, monkeypatch: pytest.MonkeyPatch, names: set[str]
+) -> tuple[Report, list[Unavailable]]:
+    """A race of few, short rounds; other network peers than `names` are taken away."""
+    monkeypatch.setattr(peers, "_ROUNDS", 3)
+    monkeypatch.setattr(peers, "_BATCH", 2)
+    monkeypatch.setattr(peers, "_PAUSE_S", 0.0)
+
+    def refuse(*arguments: object) -> None:
+        raise peers.networks.PeerMissingError("left out by this test")
+
+    for maker, name in (
+        ("_compiled", "torch.compile"),
+        ("_OnnxRuntime", "ONNX Runtime"),
+        ("_OpenVino", "OpenVINO"),
+    ):
+        if name not in names:
+            monkeypatch.setattr(peers.networks, maker, refuse)
+    report = a_report(peers=[], unavailable=[])
+    way = Way(avatar=avatar, engine="cpu", isa=None, threads=1, precision="fp32", size=None)
+    peers.measure_peers(way, report, lambda text: None)
+    return report, report.unavailable
+
+
+def test_eager_networks_agree(avatar: Avatar, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, missing = measured(avatar, monkeypatch, {"PyTorch eager"})
+    found = {(peer.stage, peer.name, peer.batch): peer for peer in report.peers}
+    assert set(found) == {
+        ("networks", "PyTorch eager", 1),
+        ("networks", "PyTorch eager", 2),
+        ("splatting", "our torch splatter", 1),
+        ("frame", "PyTorch eager + torch splatter", 1),
+    }
+    for (stage, _, _), peer in found.items():
+        assert peer.error < (2e-4 if stage == "networks" else 4)
+        assert peer.ratio.low <= peer.ratio.median <= peer.ratio.high
+        assert peer.ratio.pairs == 3
+        assert peer.threads == 1
+    assert {item.what for item in missing} == {
+        "peer torch.compile",
+        "peer ONNX Runtime",
+        "peer OpenVINO",
+        "peer OpenVINO bf16",
+    }
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino"])
+def test_onnx_runtimes_agree(avatar: Avatar, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    for needed in (package, "onnx", "onnxscript"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    name = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[package]
+    report, missing = measured(avatar, monkeypatch, {name})
+    (peer,) = (peer for peer in report.peers if peer.name == name)
+    assert peer.error < 2e-4
+    assert all(item.reason == "left out by this test" for item in missing)
+
+
+def test_a_peer_that_fails_is_named(avatar: Avatar, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no compiler\nlong story")
+
+    monkeypatch.setattr(peers.networks, "_compiled", broken)
+    _, missing = measured(avatar, monkeypatch, {"torch.compile"})
+    reasons = {item.what: item.reason for item in missing}
+    assert reasons["peer torch.compile"] == "RuntimeError: no compiler"
