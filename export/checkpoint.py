@@ -268,14 +268,21 @@ def _load_state(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # torch raises about anything on damaged files
-        first_line = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
         raise CheckpointError(
             f"{path}: not a readable state dict of tensors: truncated, damaged, or it holds "
-            f"pickled code, which is never run ({first_line[:120]})"
+            f"pickled code, which is never run ({_reason(err)})"
         ) from err
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise CheckpointError(f"{path}: holds {short(type(state))}, expected a state dict")
     return state
+
+
+def _reason(err: Exception) -> str:
+    """The one sentence of torch's that says what is wrong; around it, it advises to trust the file
+    and colours that."""
+    text = str(err).rpartition("WeightsUnpickler error: ")[2].partition(". Please")[0].strip()
+    line = text.splitlines()[0] if text else type(err).__name__
+    return ascii(line[:120])[1:-1]
 
 
 def _read_network(

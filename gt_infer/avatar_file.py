@@ -68,7 +68,7 @@ class TensorFile:
         try:
             self._file = opener(self.path, framework="numpy")
         except (SafetensorError, OSError, ValueError) as err:
-            self._fail(f"damaged, or not a safetensors file ({err}). {_EXPORT_HINT}", err)
+            self._fail(f"damaged, or not a safetensors file ({_plain(err)}). {_EXPORT_HINT}", err)
         try:
             self.manifest = _parse_manifest(self._file.metadata())
         except ValueError as err:
@@ -120,7 +120,7 @@ class TensorFile:
         try:
             array: npt.NDArray[Any] = self._file.get_tensor(name)
         except (SafetensorError, OSError) as err:
-            self._fail(f"tensor {name!r} cannot be read ({err})", err)
+            self._fail(f"tensor {name!r} cannot be read ({_plain(err)})", err)
         return array
 
     def _fail(self, message: str, cause: BaseException | None = None) -> NoReturn:
@@ -280,6 +280,11 @@ def _parse_manifest(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise ValueError(f"the manifest is {short(manifest)}, expected a JSON object")
     return manifest
+
+
+def _plain(err: Exception) -> str:
+    """An error's text, harmless in a terminal: it may quote the file."""
+    return ascii(str(err))[1:-1]
 
 
 def short(value: object) -> str:

@@ -41,6 +41,9 @@ _MAX_PIXELS = 1 << 26
 # FFmpeg's demuxers by a file's first bytes. Naming them keeps a file from choosing one itself:
 # some fetch what the file says from the network.
 _IMAGE_FORMATS = {b"\x89PNG\r\n\x1a\n": "png_pipe", b"\xff\xd8\xff": "jpeg_pipe"}
+# No picture has more pixels per byte of its file: deflate packs 1032 to 1 and a PNG has a bit per
+# pixel or more; a JPEG has a bit per block of 8x8 or more.
+_PIXELS_PER_BYTE = {"png_pipe": 8 * 1032, "jpeg_pipe": 64 * 8}
 
 
 class VideoWriter:
@@ -377,7 +380,8 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     """Reads a PNG or JPEG: uint8 [H, W, 3], or [H, W, 4] (straight alpha) if it has alpha.
 
     Raises:
-        MediaError: no such file, not PNG or JPEG, damaged, or larger than 67 million pixels.
+        MediaError: no such file, not PNG or JPEG, damaged, larger than 67 million pixels, or
+            than a file of its length can be.
     """
     import av
 
@@ -387,17 +391,21 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     format_name = next((f for start, f in _IMAGE_FORMATS.items() if data.startswith(start)), None)
     if format_name is None:
         raise MediaError(f"{path}: not a PNG or JPEG picture")
+    most = min(_MAX_PIXELS, _PIXELS_PER_BYTE[format_name] * len(data))
+    # Opening decodes already: without a limit it takes the memory that any header claims.
+    limit = {"max_pixels": str(most)}
     with (
         _errors_name(path, "read"),
-        av.open(BytesIO(data), "r", format=format_name) as container,
+        av.open(BytesIO(data), "r", format=format_name, options=limit) as container,
     ):
         context = container.streams.video[0].codec_context
-        if context.width * context.height > _MAX_PIXELS:
+        if context.width == 0:
             raise MediaError(
-                f"{path}: {context.width}x{context.height} is more than {_MAX_PIXELS} pixels"
+                f"{path}: damaged, or it claims more than {most} pixels, too many for "
+                + ("gt_infer" if most == _MAX_PIXELS else f"a file of {len(data)} bytes")
             )
         # The inverse DCT that libjpeg uses: the default one differs in the last bit.
-        context.options = {"idct": "int"} if format_name == "jpeg_pipe" else {}
+        context.options = limit | ({"idct": "int"} if format_name == "jpeg_pipe" else {})
         frame = next(container.decode(video=0), None)
         if frame is None:
             raise MediaError(f"{path}: holds no picture; the file is damaged")

@@ -247,7 +247,8 @@ def _read_vector(
     storage = tensor.storage
     dtype = _STORAGE_DTYPES.get(storage.type_name)
     if dtype is None:
-        raise _MalformedError(f'"{key}" is a {storage.type_name}, expected float32 or float64')
+        kind = ascii(storage.type_name[:80])[1:-1]
+        raise _MalformedError(f'"{key}" is a {kind}, expected float32 or float64')
     match tensor.shape, tensor.stride:
         case (int(frames), 3), (int(row), int(column)):
             pass

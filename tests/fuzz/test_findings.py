@@ -1,0 +1,99 @@
+"""What fuzzing found, each once: made small, and named."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from gt_infer import Avatar, AvatarError, MediaError
+from gt_infer.media import read_image
+from tests.fuzz.harness import _memory, _start_peak
+from tests.fuzz.targets import small_avatar
+
+MIB = 1 << 20
+
+
+def png(width: int, height: int) -> bytes:
+    """A grey PNG that claims a size and holds nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(64))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_tiny_picture_that_claims_to_be_huge_costs_nothing(tmp_path: Path) -> None:
+    read = tmp_path / "warm.png"
+    read.write_bytes(png(8, 8))
+    read_image(read)  # FFmpeg's own tables are not what is measured
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png(16_000, 16_000))  # FFmpeg alone would take 256 MB to find out
+    before = _start_peak()
+    with pytest.raises(MediaError, match=r"bomb\.png: damaged, or it claims more than \d+ pixels"):
+        read_image(path)
+    assert _memory("VmHWM") - before < 8 * MIB
+
+
+def test_a_picture_as_small_as_its_format_can_pack_it_is_read(tmp_path: Path) -> None:
+    """The limit is the format's own: a white page in black and white is all but nothing."""
+    image = pytest.importorskip("PIL.Image", reason="writes the pictures")
+    for name, mode in (("white.png", "1"), ("white.png", "L"), ("white.jpg", "L")):
+        image.new(mode, (4000, 3000), 1 if mode == "1" else 255).save(
+            tmp_path / name, optimize=True
+        )
+        assert read_image(tmp_path / name).shape == (3000, 4000, 3)
+    image.new("L", (4000, 3000)).save(tmp_path / "white.jpg", progressive=True, optimize=True)
+    assert read_image(tmp_path / "white.jpg").shape == (3000, 4000, 3)
+
+
+def test_what_a_library_quotes_from_a_file_is_harmless_in_a_terminal(tmp_path: Path) -> None:
+    header = json.dumps({"tensor": {"dtype": "\x1b[31m", "shape": [], "data_offsets": [0, 0]}})
+    path = tmp_path / "red.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    with pytest.raises(AvatarError, match="not a safetensors file") as refused:
+        Avatar.load(path)
+    assert str(refused.value).isprintable()
+
+
+def test_torchs_advice_to_trust_the_file_is_not_passed_on(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="reads checkpoints")
+    from gt_export import checkpoint
+
+    from gt_infer import CheckpointError
+    from tests import official_layout
+
+    step = official_layout.write_model(tmp_path / "model", small_avatar())
+    torch.save({"null_vector": small_avatar}, step / "deformation.pth")
+    with pytest.raises(CheckpointError) as refused:
+        checkpoint.read_checkpoint(tmp_path / "model")
+    message = str(refused.value)
+    assert "small_avatar" in message
+    assert "weights_only" not in message
+    assert "option" not in message
+    assert message.isprintable()
+
+
+def test_names_in_a_track_params_are_harmless_in_a_terminal(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="writes the file")
+    from gt_infer import InputError
+    from gt_infer.tracking import read_poses
+
+    saved, path = tmp_path / "saved.pt", tmp_path / "track_params.pt"
+    torch.save({"euler": torch.zeros(2, 3), "trans": torch.zeros(2, 3)}, saved)
+    with zipfile.ZipFile(saved) as entries, zipfile.ZipFile(path, "w") as changed:
+        for name in entries.namelist():
+            content = entries.read(name)
+            changed.writestr(name, content.replace(b"FloatStorage", b"Float\x1b[31mge"))
+    with pytest.raises(InputError, match="expected float32 or float64") as refused:
+        read_poses(path)
+    assert str(refused.value).isprintable()
