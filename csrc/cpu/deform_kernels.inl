@@ -11,6 +11,8 @@
 namespace gt::cpu {
 namespace {
 
+constexpr float kBrightest = 1e30f;
+
 // In place over `rows` channels of each lane; biased variance, eps 1e-12.
 inline void layer_norm(float* x, int rows, const float* gamma, const float* beta) {
   const VecF scale(1.0f / static_cast<float>(rows));
@@ -130,6 +132,9 @@ inline void project_rows(const float* rows, int first, int valid, const View& vi
       for (int c = 0; c < 3; ++c) color[c] = fma(basis[k], row(11 + 3 * k + c), color[c]);
     }
 
+    // Trained colours may exceed white; the upper limit only keeps sums of absurd ones finite.
+    for (VecF& c : color) c = vmin(vmax(c, VecF(0.0f)), VecF(kBrightest));
+
     const VecMask is_drawn = ellipse.is_visible & (opacity >= VecF(params.alpha_min));
     const auto reach = reachable_pixels(view, params, ellipse, opacity);
     const VecF values[kFields] = {ellipse.x,
@@ -138,9 +143,9 @@ inline void project_rows(const float* rows, int first, int valid, const View& vi
                                   ellipse.conic_xy,
                                   ellipse.conic_yy,
                                   opacity,
-                                  vmax(color[0], VecF(0.0f)),
-                                  vmax(color[1], VecF(0.0f)),
-                                  vmax(color[2], VecF(0.0f)),
+                                  color[0],
+                                  color[1],
+                                  color[2],
                                   ellipse.depth};
     for (int f = 0; f < kFields; ++f) store(&fields[f][lane], values[f]);
     store_i32(&rect[0][lane], reach.x0);
