@@ -14,10 +14,19 @@ from gt_infer.cli.machine import cpu_model, find_gpus
 
 from .report import Machine
 
-__all__ = ["describe_machine", "is_quiet", "load_average", "machine_slug", "peak_mb", "resident_mb"]
+__all__ = [
+    "core_seconds",
+    "describe_machine",
+    "is_quiet",
+    "load_average",
+    "machine_slug",
+    "peak_mb",
+    "resident_mb",
+]
 
 _MB = 1e6
-_QUIET_LOAD = 0.25  # of the cores
+_QUIET_WAIT = 0.05
+_QUIET_LOAD = 0.25  # of the cores; where the wait is unknown
 
 
 def describe_machine() -> Machine:
@@ -52,8 +61,26 @@ def load_average() -> float | None:
         return None
 
 
+def core_seconds() -> tuple[float, float] | None:
+    """How long the threads of this process have run, and how long they waited for a core while
+    they could have. None where the system does not tell."""
+    ran = waited = 0
+    try:
+        for path in Path("/proc/self/task").glob("*/schedstat"):
+            try:
+                values = path.read_text().split()
+            except (FileNotFoundError, ProcessLookupError):  # it ended just now
+                continue
+            ran, waited = ran + int(values[0]), waited + int(values[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return (ran / 1e9, waited / 1e9) if ran else None
+
+
 def is_quiet(machine: Machine) -> bool:
-    """Whether nothing else of weight ran before the measurement; unknown counts as quiet."""
+    """Whether nothing else of weight ran beside the measurement; unknown counts as quiet."""
+    if machine.core_wait is not None:
+        return machine.core_wait <= _QUIET_WAIT
     return machine.load_before is None or machine.load_before <= _QUIET_LOAD * machine.cores
 
 

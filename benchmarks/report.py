@@ -30,8 +30,9 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """Where it ran. `load_before` and `load_after` are the system's one-minute load averages,
-    without this run's own share before it started; None where the system has none."""
+    """Where it ran. `load_before` and `load_after` are the system's one-minute load averages.
+    `core_wait`: while frame latency was measured, the share of their time that the threads of this
+    process were ready to run and had no core. None where the system does not tell."""
 
     cpu: str
     cores: int
@@ -45,6 +46,7 @@ class Machine:
     commit: str | None
     load_before: float | None
     load_after: float | None = None
+    core_wait: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

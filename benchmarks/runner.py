@@ -13,7 +13,7 @@ from gt_infer.errors import AudioError
 from .fidelity import measure_fidelity
 from .first_frame import measure_first_frame
 from .latency import LatencyRun
-from .machine import load_average
+from .machine import core_seconds, load_average
 from .plan import Way
 from .report import Report, Sessions, Unavailable
 from .sessions import measure_sessions
@@ -106,10 +106,20 @@ def _measure_latency(
             streams.append(way.open())
             stack.callback(streams[-1].close)
         run = LatencyRun(streams)
+        before = core_seconds()
         try:
             run.run(amounts.seconds)
         finally:
             report.cases = run.results()
+            report.machine = replace(report.machine, core_wait=_wait(before, core_seconds()))
+
+
+def _wait(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
+    """Share of waiting in the time between two answers of `core_seconds`."""
+    if before is None or after is None:
+        return None
+    ran, waited = after[0] - before[0], after[1] - before[1]
+    return waited / (ran + waited) if ran > 0 else None
 
 
 def _measure_first_frame(

@@ -100,9 +100,8 @@ def _head(report: Report) -> Section:
         rows.append(
             (
                 "NOTE",
-                f"the machine was busy (load {number(machine.load_before or 0.0)} on "
-                f"{machine.cores} cores): times are too long, and runtimes that spin suffer "
-                "most. Measure again when it is quiet.",
+                f"the machine was busy ({_busyness(machine)}): times are too long, and runtimes "
+                "that spin suffer most. Measure again when it is quiet.",
             )
         )
     if not report.complete:
@@ -121,6 +120,12 @@ def _machine(machine: Machine) -> str:
         f"{machine.cpu}, {machine.cores} usable core(s), {', '.join(machine.instruction_sets)}; "
         f"{gpus}{load}"
     )
+
+
+def _busyness(machine: Machine) -> str:
+    if machine.core_wait is None:
+        return f"load {machine.load_before:.2f} on {machine.cores} cores"
+    return f"{machine.core_wait:.0%} of the threads' time went into waiting for a core"
 
 
 def _latency(results: Sequence[CaseResult]) -> Section:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import time
 import typing
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from gt_bench import workload
 from gt_bench.compare import compare
-from gt_bench.machine import machine_slug, peak_mb, resident_mb
+from gt_bench.machine import core_seconds, is_quiet, machine_slug, peak_mb, resident_mb
 from gt_bench.plan import Choices, choose_engines, choose_isas, make_ways
 from gt_bench.report import (
     SCHEMA,
@@ -194,6 +195,18 @@ class TestArithmetic:
         assert len(tried) == len(set(tried)) <= 2 * most.bit_length() + 1
         assert all(1 <= count <= most for count in tried)
 
+    def test_waiting_for_a_core_is_measured(self) -> None:
+        before = core_seconds()
+        if before is None:
+            pytest.skip("this system does not tell")
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            pass
+        after = core_seconds()
+        assert after is not None
+        assert after[0] - before[0] >= 0.045
+        assert after[1] >= before[1]
+
     def test_memory_is_measured(self) -> None:
         before = resident_mb()
         block = np.ones(20_000_000, np.uint8)
@@ -259,10 +272,16 @@ class TestTable:
         text = as_text(sections_of(report))
         assert "busy" not in text
         assert "interrupted" not in text
-        busy = dataclasses.replace(report.machine, load_before=1.9)
+        busy = dataclasses.replace(report.machine, core_wait=0.25)
         text = as_text(sections_of(a_report(machine=busy, complete=False)))
-        assert "the machine was busy (load 1.90 on 2 cores)" in " ".join(text.split())
+        assert "busy (25% of the threads' time went into waiting" in " ".join(text.split())
         assert "interrupted" in text
+
+    def test_load_decides_where_waiting_is_unknown(self) -> None:
+        machine = dataclasses.replace(a_report().machine, load_before=1.9)
+        assert not is_quiet(machine)
+        assert is_quiet(dataclasses.replace(machine, core_wait=0.01))
+        assert not is_quiet(dataclasses.replace(machine, load_before=0.0, core_wait=0.2))
 
     def test_a_hostile_name_cannot_steer_the_terminal(self) -> None:
         facts = AvatarFacts(name="a\x1b[2Jb", origin="file", sha256="0" * 64, gaussians=5, layers=1)
