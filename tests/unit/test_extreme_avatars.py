@@ -187,7 +187,7 @@ def test_a_large_head_is_as_its_visible_part() -> None:
     )
     pictures = []
     for avatar in (large, small):
-        with Renderer(avatar, config=EngineConfig(threads=2)) as renderer:
+        with Renderer(avatar, life=AS_IT_IS, config=EngineConfig(threads=2)) as renderer:
             pictures.append(renderer.render_window(renderer.windows().rest_window(), FACING))
     np.testing.assert_array_equal(*pictures)
     assert (pictures[0] != pictures[0][0, 0]).any()
