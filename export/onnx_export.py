@@ -17,9 +17,9 @@ from gt_infer.errors import GtError
 
 __all__ = ["OPSET", "export_onnx"]
 
-# The newest at which GridSample means the same to every parser: at 20 its modes were renamed, and
-# TensorRT reads "linear" as nearest (docs/export.md, tests/unit/test_onnx_canonical.py).
-OPSET = 19
+# The newest at which every TensorRT reads GridSample right: 20 renamed its modes, and parsers of
+# TensorRT up to 11.1 and RTX up to 1.5 take "linear" for nearest (docs/export.md).
+OPSET = 18
 
 _TYPES = {
     "float32": torch.float32,

@@ -26,7 +26,15 @@ from gt_infer.types import FloatArray
 from .checkpoint import Checkpoint
 from .reference import ReferenceNetwork
 
-__all__ = ["ATTENTION_TOLERANCE", "TOLERANCE", "Comparison", "verify"]
+__all__ = [
+    "ATTENTION_TOLERANCE",
+    "TOLERANCE",
+    "Comparison",
+    "FrameInput",
+    "golden_inputs",
+    "random_inputs",
+    "verify",
+]
 
 # Largest absolute difference allowed, activated attributes. Float32 in another order of summation
 # stays ten times below (opacity is the largest: its logits come from sums of 10 and more).
@@ -74,7 +82,9 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Input:
+class FrameInput:
+    """One frame's network inputs, and what the authors' code gave for it where that is known."""
+
     window: FloatArray
     eye: float
     camera: FloatArray
@@ -97,10 +107,10 @@ def verify(
     from_checkpoint = ReferenceNetwork.from_checkpoint(checkpoint)
     from_file = ReferenceNetwork.from_avatar(avatar)
     with Renderer(avatar, engine="cpu", config=EngineConfig(precision="fp32")) as renderer:
-        kinds = {"random": _random_inputs(checkpoint.network.audio_channels)}
+        kinds = {"random": random_inputs(checkpoint.network.audio_channels)}
         subset = None
         if golden is not None:
-            subset, kinds["golden"] = _golden_inputs(golden, avatar)
+            subset, kinds["golden"] = golden_inputs(golden, avatar)
         for kind, inputs in kinds.items():
             worst: dict[str, dict[str, float]] = {}
             for item in inputs:
@@ -120,7 +130,7 @@ def verify(
                 yield Comparison(f"{kind}: {title}", differences, exact or not from_rounding)
 
 
-def _run(network: ReferenceNetwork, item: _Input) -> Attributes:
+def _run(network: ReferenceNetwork, item: FrameInput) -> Attributes:
     with torch.inference_mode():
         deformed = network(
             torch.from_numpy(item.window)[None],
@@ -147,7 +157,7 @@ def _pick(attributes: Attributes, name: str, subset: npt.NDArray[np.int64] | Non
     return array[:, subset] if name == "attention" else array[subset]
 
 
-def _random_inputs(channels: int) -> list[_Input]:
+def random_inputs(channels: int) -> list[FrameInput]:
     """Features of unit variance, as normalised front-ends give them, and plausible poses."""
     rng = np.random.default_rng(_SEED)
     shape = (TIMING.windows_per_frame, channels, TIMING.steps_per_window)
@@ -159,11 +169,11 @@ def _random_inputs(channels: int) -> list[_Input]:
         euler = 0.2 * rng.standard_normal(3)
         trans = 0.3 * rng.standard_normal(3) - [0.0, 0.0, _PORTRAIT_DISTANCE]
         camera = Pose.from_tracking(euler, trans).camera_vector()
-        inputs.append(_Input(window, float(rng.random()), camera))
+        inputs.append(FrameInput(window, float(rng.random()), camera))
     return inputs
 
 
-def _golden_inputs(path: Path, avatar: Avatar) -> tuple[npt.NDArray[np.int64], list[_Input]]:
+def golden_inputs(path: Path, avatar: Avatar) -> tuple[npt.NDArray[np.int64], list[FrameInput]]:
     """The Gaussians that the golden vectors hold, and every frame's input and output."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -185,9 +195,8 @@ def _golden_inputs(path: Path, avatar: Avatar) -> tuple[npt.NDArray[np.int64], l
     for frame in range(len(data["audio"])):
         golden = {ours: data[theirs][frame] for ours, theirs in _GOLDEN_NAMES.items()}
         golden["opacities"] = golden["opacities"][:, 0]
-        inputs.append(
-            _Input(data["audio"][frame], float(data["eye"][frame, 0]), data["cam"][frame], golden)
-        )
+        window, camera = data["audio"][frame], data["cam"][frame]
+        inputs.append(FrameInput(window, float(data["eye"][frame, 0]), camera, golden))
     return subset, inputs
 
 
