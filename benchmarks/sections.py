@@ -227,7 +227,7 @@ def _peers(peers: Sequence[Peer]) -> Section:
             number(peer.ours_ms),
             f"{number(peer.ratio.median)}x",
             f"{number(peer.ratio.low)}-{number(peer.ratio.high)}",
-            f"{peer.error:.1e} {peer.error_of}",
+            f"{peer.error:.2g} {peer.error_of}",
         ]
         for peer in peers
     ]

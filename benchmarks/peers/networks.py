@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -149,7 +151,7 @@ class _LazyGraph:
         if not self._path.exists():
             for package in ("onnx", "onnxscript"):
                 _load(package)
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with _quietly("torch.onnx"):
                 self._torch.onnx.export(
                     self._module,
                     self._batch,
@@ -159,6 +161,24 @@ class _LazyGraph:
                     external_data=False,
                 )
         return self._path
+
+
+@contextlib.contextmanager
+def _quietly(logger: str) -> Iterator[None]:
+    """Exporters talk: about their progress, and about packages that nobody asked for."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with (
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 class _OnnxRuntime:
