@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 from ..avatar_parts import TrainingPoses
 from ..config import TIMING
-from .chance import check_seed, uniform
+from .chance import Chance
 
 __all__ = ["Blinks"]
 
-# Time is cut into slots of 3.1 s and a blink starts somewhere in the middle 70 % of each, but 40 %
-# of the odd slots stay empty. So blinks come 2.0 to 7.3 s apart, short intervals more often than
-# long ones, 3.9 s in the mean: 15.5 a minute, what people at rest do. No slot asks its neighbour,
+# Time is cut into slots of 3.3 s and a blink starts somewhere in the middle 40 % of each, but 40 %
+# of the odd slots stay empty. So blinks come 2.0 to 7.9 s apart, short intervals more often than
+# long ones, 4.1 s in the mean: about 15 a minute, as people at rest do. No slot asks its neighbour,
 # which is what makes any frame's blink known at once.
-_SLOT_FRAMES = 3.1 * TIMING.fps
-_SPREAD = 0.35
+_SLOT_FRAMES = 3.3 * TIMING.fps
+_SPREAD = 0.4
 _EMPTY = 0.4
 
 # Some blinks come twice: the second starts this many frames after the first.
@@ -27,8 +25,8 @@ _AGAIN_EARLIEST, _AGAIN_LATEST = 9.5, 12.0
 _FALL, _SHUT, _RISE = 2.2, 1.6, 4.0
 _BLINK_FRAMES = _FALL + _SHUT + _RISE
 
-# Streams of `chance`.
-_START, _SKIP, _TWICE, _AGAIN = range(4)
+# Streams of `Chance`; `IdleMotion` has another.
+_START, _SKIP, _TWICE, _AGAIN, _PHASE = 0, 1, 2, 3, 4
 
 # A recording whose largest blink is below this has none to learn from.
 _LEAST_PEAK = 0.1
@@ -47,28 +45,30 @@ class Blinks:
     """
 
     def __init__(self, seed: int = 0, poses: TrainingPoses | None = None) -> None:
-        self._seed = check_seed(seed)
+        self._start = Chance(seed, _START)
+        self._skip = Chance(seed, _SKIP)
+        self._twice = Chance(seed, _TWICE)
+        self._again = Chance(seed, _AGAIN)
+        # Faces with different seeds, side by side, must not share their slots.
+        self._phase = 2.0 * _SLOT_FRAMES * Chance(seed, _PHASE).uniform(0)
         recorded = float(poses.blink.max()) if poses is not None else 1.0
         self._peak = recorded if recorded >= _LEAST_PEAK else 1.0
 
     def blink(self, frame: int) -> float:
         """How far the eyes are shut at a frame, 0 open to 1 shut, for any integer frame."""
-        slot = math.floor(frame / _SLOT_FRAMES)
-        # One that started in the slot before may still be going on.
-        return self._peak * max(self._in_slot(slot, frame), self._in_slot(slot - 1, frame))
-
-    def _in_slot(self, slot: int, frame: int) -> float:
-        seed = self._seed
-        if slot % 2 and uniform(seed, _SKIP, slot) < _EMPTY:
+        time = frame + self._phase
+        slot = int(time // _SLOT_FRAMES)
+        # Even the last blink of a slot, a double one, is over before the slot is.
+        within = 0.5 + _SPREAD * (self._start.uniform(slot) - 0.5)
+        since = time - (slot + within) * _SLOT_FRAMES
+        if not 0.0 < since < _AGAIN_LATEST + _BLINK_FRAMES:
             return 0.0
-        within = 0.5 + _SPREAD * (2.0 * uniform(seed, _START, slot) - 1.0)
-        since = frame - (slot + within) * _SLOT_FRAMES
-        if since <= 0.0:
+        if slot % 2 and self._skip.uniform(slot) < _EMPTY:
             return 0.0
-        if since >= _BLINK_FRAMES and uniform(seed, _TWICE, slot) < _DOUBLE:
-            pause = _AGAIN_LATEST - _AGAIN_EARLIEST
-            since -= _AGAIN_EARLIEST + pause * uniform(seed, _AGAIN, slot)
-        return _lid(since)
+        if since >= _AGAIN_EARLIEST and self._twice.uniform(slot) < _DOUBLE:
+            spare = _AGAIN_LATEST - _AGAIN_EARLIEST
+            since -= _AGAIN_EARLIEST + spare * self._again.uniform(slot)
+        return self._peak * _lid(since)
 
 
 def _lid(since: float) -> float:

@@ -1,33 +1,46 @@
-"""Random numbers that are a function of their place: the same at any call, in any order."""
+"""Random numbers by place: the same at any call, in any order."""
 
 from __future__ import annotations
 
+import operator
+
 from ..errors import InputError
 
-__all__ = ["bits", "check_seed", "uniform"]
+__all__ = ["Chance"]
 
 _MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
-def bits(seed: int, stream: int, index: int) -> int:
-    """64 well mixed bits for (seed, stream, index), each any integer.
+class Chance:
+    """Endless random numbers, of which any can be had at once: a function of (seed, stream, index).
 
-    Two rounds of SplitMix64's finaliser (Steele, Lea, Flood 2014): one over seed and stream, which
-    spreads neighbouring seeds apart, one over the index.
+    SplitMix64 (Steele, Lea, Flood 2014): its finaliser over the index, started at the finaliser of
+    seed and stream, which keeps neighbouring seeds apart.
+
+    Args:
+        seed: any integer.
+        stream: a name for these numbers; others get other numbers from the same seed.
+
+    Raises:
+        InputError: the seed is not an integer.
     """
-    return _mix(_mix(seed * 0x9E3779B97F4A7C15 + stream) + index * 0x9E3779B97F4A7C15)
 
+    __slots__ = ("_origin",)
 
-def uniform(seed: int, stream: int, index: int) -> float:
-    """A number in [0, 1) for (seed, stream, index)."""
-    return (bits(seed, stream, index) >> 11) * 2.0**-53
+    def __init__(self, seed: int, stream: int) -> None:
+        try:
+            self._origin = _mix(_mix(operator.index(seed)) + stream)
+        except TypeError as err:
+            raise InputError(f"seed = {seed!r}: must be an integer") from err
 
+    def bits(self, index: int) -> int:
+        """64 of them, for any integer index."""
+        return _mix(self._origin + index * _GOLDEN)
 
-def check_seed(seed: int) -> int:
-    """Raises: InputError, not an integer."""
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"seed = {seed!r}: must be an integer")
-    return seed
+    def uniform(self, index: int) -> float:
+        """A number in [0, 1), for any integer index."""
+        return (self.bits(index) >> 11) * 2.0**-53
 
 
 def _mix(z: int) -> int:

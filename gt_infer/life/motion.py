@@ -11,7 +11,7 @@ from ..avatar_parts import TrainingPoses
 from ..config import TIMING
 from ..pose import Pose
 from ..types import FloatArray
-from .chance import bits, check_seed
+from .chance import Chance
 
 __all__ = ["IdleMotion"]
 
@@ -20,7 +20,9 @@ Float64Array = npt.NDArray[np.float64]
 # A piece of the recording lasts 18 s: 6 s in which it takes over from the piece before, 6 s alone,
 # 6 s in which it gives way. Of a short recording pieces take half, so that there are many of them.
 _PIECE = 18 * TIMING.fps
-_FEWEST_POSES = 10 * TIMING.fps  # with less, pieces would be too short to be anyone's own motion
+# With less, pieces would be too short, or too few different ones, to be anyone's own motion.
+_FEWEST_POSES = 10 * TIMING.fps
+_FEWEST_STARTS = 4 * TIMING.fps
 
 # Trackers jitter from frame to frame more than heads do: a Gaussian over this many frames.
 _SMOOTH_SIGMA = 2.0
@@ -30,6 +32,8 @@ _SMOOTH_RADIUS = 6
 # by more than this part of its distance. Where a recording does, it was cut or lost its track.
 _JUMP_ANGLE = math.radians(3.0)
 _JUMP_SHIFT = 0.005
+
+_PIECES = 10  # stream of `Chance`; `Blinks` has others
 
 _STEEPEST = 1.875  # slope of `_ease`, at its middle
 
@@ -63,14 +67,14 @@ class IdleMotion:
     """
 
     def __init__(self, poses: TrainingPoses, seed: int = 0) -> None:
-        self._seed = check_seed(seed)
+        self._chance = Chance(seed, _PIECES)
         self._mean_euler = poses.mean_euler
         self._mean_trans = poses.mean_trans
         mean = np.array([*poses.mean_euler, *poses.mean_trans])
         recorded = np.concatenate([poses.euler, poses.trans], axis=1).astype(np.float64) - mean
         piece = min(_PIECE, len(recorded) // 2)
         starts = _starts(recorded, piece, distance=abs(mean[5]))
-        if len(recorded) < _FEWEST_POSES or len(starts) < _FEWEST_POSES // 2:
+        if len(recorded) < _FEWEST_POSES or len(starts) < _FEWEST_STARTS:
             recorded, piece = _sway(), _PIECE
             starts = _starts(recorded, piece, distance=1.0)
         self._fade = piece // 3
@@ -94,7 +98,7 @@ class IdleMotion:
         )
 
     def _start(self, piece: int) -> int:
-        return int(self._starts[bits(self._seed, 0, piece) % len(self._starts)])
+        return int(self._starts[self._chance.bits(piece) % len(self._starts)])
 
 
 def _ease(x: float) -> float:

@@ -12,10 +12,10 @@ from ..pose import Pose
 
 __all__ = ["PoseRange"]
 
-# Poses pass unchanged up to this far outside the recording: a part of its width, so that the part
-# of a recording that was kept for validation passes too, but at least so many degrees, and this
-# part of the distance to the camera. From there the clamp bends, and never lets a pose go further
-# than as much again. On the demo avatar faults show from about twice the free margin (docs/life.md).
+# Poses pass unchanged up to a margin outside the recording: this part of its width, so that frames
+# of the same recording that were kept for validation pass too, and at least so many degrees, or
+# this part of the distance to the camera. From there the clamp bends, and no pose gets further out
+# than twice the margin, where the demo avatar begins to show faults (docs/life.md).
 _FREE = 0.08
 _FREE_ANGLE = math.radians(2.0)
 _FREE_SHIFT = 0.003
