@@ -113,7 +113,8 @@ class SoundReader:
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(
                 f"{self.path}: damaged after sample {done} ({done / self.sample_rate:.3f} s): "
-                f"{str(error).rstrip('.')}"
+                f"{str(error).rstrip('.')}. Save it again, or convert what is left, for "
+                "example with ffmpeg -i IN out.wav"
             ) from error
         if done != self.samples:
             raise AudioError(

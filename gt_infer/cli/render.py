@@ -164,6 +164,11 @@ def _render(arguments: argparse.Namespace) -> int:
         ) as renderer,
         ExitStack() as stack,
     ):
+        if poses is None and renderer.avatar.poses is None:
+            raise InputError(
+                f"{arguments.avatar}: was exported without its dataset and has no pose of its own. "
+                "Give --poses FILE, or export it again with --dataset."
+            )
         notes = [
             f"{name}: {len(recorded)} recorded for {sound.n_frames} frames, played to and fro"
             for name, recorded in (("poses", poses), ("blinks", blinks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -410,6 +411,13 @@ class TestBadInput:
         arguments = [avatar, tmp_path / "a.wav", "-o", work / "out.mp4", "--threads", "0"]
         assert render.main(list(map(str, arguments))) == 2
         assert capsys.readouterr().err.startswith("error: threads = 0: ")
+
+    def test_an_avatar_without_poses_needs_some(
+        self, refuse: Callable[..., str], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "bare.safetensors"
+        save_avatar(dataclasses.replace(make_avatar(n=60), poses=None), path)
+        assert "Give --poses FILE" in refuse(avatar=path)
 
     def test_outputs_replace_no_input_nor_each_other(
         self, avatar: Path, work: Path, gt_render: Cli
