@@ -4,6 +4,8 @@
 VENV ?= .venv
 export PYTHON ?= python3
 BIN := $(VENV)/bin
+# setuptools would warn at length that an editable install is one.
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
 .PHONY: demo test bench lint format demo-avatar clean
@@ -37,18 +39,18 @@ demo-avatar: $(VENV)/test.stamp
 # A virtual environment with what running needs: no torch.
 $(VENV)/runtime.stamp: $(SOURCES)
 	scripts/setup.sh $(VENV)
-	$(BIN)/pip install --quiet --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 # The same with what tests need. Warnings of the C++ compiler are errors here.
 $(VENV)/test.stamp: $(SOURCES)
 	scripts/setup.sh $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
-	GT_CMAKE_ARGS=-DGT_WERROR=ON $(BIN)/pip install --quiet --editable '.[export,test]'
+	$(INSTALL) torch==2.13.0
+	GT_CMAKE_ARGS=-DGT_WERROR=ON $(INSTALL) --editable '.[export,test]'
 	touch $@ $(VENV)/runtime.stamp
 
 $(VENV)/bench.stamp: $(VENV)/test.stamp
-	$(BIN)/pip install --quiet --editable '.[bench,export]'
+	$(INSTALL) --editable '.[bench,export]'
 	touch $@
 
 clean:
