@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo test bench lint format demo-avatar clean
+.PHONY: demo test bench lint format demo-avatar wheel sanitize clean
 
 demo: $(VENV)/runtime.stamp
 	$(BIN)/gt-render demo examples/hello.wav -o demo.mp4
@@ -36,6 +36,16 @@ demo-avatar: $(VENV)/test.stamp
 	$(BIN)/gt-export $(CHECKPOINT) --dataset $(DATASET) --storage fp16 --name demo \
 	    -o gt_infer/assets/demo.safetensors --verify
 
+# dist/: the sdist and a manylinux wheel for PYTHON, tried in empty environments. DEMO=0: a wheel
+# without the demo avatar.
+wheel:
+	scripts/setup.sh $(VENV)
+	scripts/wheel.sh $(PYTHON)
+
+# The native code watched for data races, wild memory and undefined behaviour.
+sanitize: $(VENV)/test.stamp
+	scripts/sanitize.sh $(BIN)/python
+
 # A virtual environment with what running needs: no torch.
 $(VENV)/runtime.stamp: $(SOURCES)
 	scripts/setup.sh $(VENV)
@@ -54,4 +64,4 @@ $(VENV)/bench.stamp: $(VENV)/test.stamp
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info gt_infer/*.so demo.mp4
+	rm -rf $(VENV) build dist *.egg-info gt_infer/*.so demo.mp4
