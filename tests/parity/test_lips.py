@@ -1,7 +1,7 @@
 """Lips follow the sound: aperture of checkpoint A's head against the truth of its recording.
 
-The definition is the dataset's: three pairs of lip landmarks, each carried by the mean of the eight
-nearest canonical Gaussians; both curves are scaled by their own 5th and 95th percentile.
+The definition is the dataset's (tests/lips.py); both curves are scaled by their own 5th and 95th
+percentile.
 """
 
 from __future__ import annotations
@@ -14,20 +14,9 @@ import pytest
 from gt_infer import Avatar, Renderer
 from gt_infer.audio import FrameWindows, SoundReader, frontend_from_avatar, stream_mono16k
 from gt_infer.tracking import read_blink, read_poses
+from tests.lips import Lips, lips_alone, scaled
 
-UPPER_INNER, UPPER_OUTER = (61, 62, 63), (50, 51, 52)
-LOWER_INNER, LOWER_OUTER = (67, 66, 65), (58, 57, 56)
-NEIGHBOURS = 8
 TRAINED_FRAMES = 1545  # the rest was never seen in training
-
-
-def scaled(curve: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(curve, (5, 95))
-    return (curve - low) / (high - low)
-
-
-def nearest(means: np.ndarray, point: np.ndarray) -> np.ndarray:
-    return np.argsort(np.linalg.norm(means - point, axis=1))[:NEIGHBOURS]
 
 
 @pytest.fixture(scope="module")
@@ -35,32 +24,17 @@ def aperture(shared: Path, avatar_a: Avatar) -> np.ndarray:
     """[1700] distance of the lips over the whole clip, from sound to Gaussians."""
     folder = shared / "dataset" / "anna"
     neutral = np.load(folder / "extras" / "landmarks3d_neutral.npy")
-    means = avatar_a.gaussians.means
-    upper = [
-        nearest(means, (neutral[a] + neutral[b]) / 2)
-        for a, b in zip(UPPER_INNER, UPPER_OUTER, strict=True)
-    ]
-    lower = [
-        nearest(means, (neutral[a] + neutral[b]) / 2)
-        for a, b in zip(LOWER_INNER, LOWER_OUTER, strict=True)
-    ]
+    alone, lips = lips_alone(avatar_a, neutral)
     poses, blinks = list(read_poses(folder / "track_params.pt")), read_blink(folder / "au.csv")
     curve = []
-    with Renderer(avatar_a) as renderer:
-        windows = FrameWindows(frontend_from_avatar(avatar_a.frontend))
+    with Renderer(alone) as renderer:
+        windows = FrameWindows(frontend_from_avatar(alone.frontend))
 
         def measure(frame: int) -> None:
             gaussians = renderer.deform(
                 windows.window(frame), float(blinks[frame]), poses[frame].camera_vector()
             )
-            curve.append(
-                np.mean(
-                    [
-                        np.linalg.norm(gaussians.means[u].mean(0) - gaussians.means[v].mean(0))
-                        for u, v in zip(upper, lower, strict=True)
-                    ]
-                )
-            )
+            curve.append(lips.aperture(gaussians.means))
 
         for block in stream_mono16k(folder / "aud.wav"):
             for frame in windows.push(block):
@@ -90,3 +64,17 @@ def test_lips_close_on_bilabials(shared: Path, aperture: np.ndarray) -> None:
     assert must_close.sum() == 139
     assert (scaled(aperture)[must_close] < 0.2).mean() >= 0.90  # 0.91 with the reference network
     assert (scaled(aperture) < 0.2).mean() < 0.6, "a mouth that never opens would pass"
+
+
+def test_the_lips_alone_move_as_in_the_head(shared: Path, avatar_a: Avatar) -> None:
+    neutral = np.load(shared / "dataset" / "anna" / "extras" / "landmarks3d_neutral.npy")
+    lips = Lips(avatar_a.gaussians.means, neutral)
+    alone, lips_there = lips_alone(avatar_a, neutral)
+    apertures = []
+    for avatar, where in ((avatar_a, lips), (alone, lips_there)):
+        with Renderer(avatar) as renderer:
+            window = np.full((8, 29, 16), 0.7, np.float32)
+            gaussians = renderer.deform(window, 0.0, np.ones(12, np.float32))
+            apertures.append(where.aperture(gaussians.means))
+    assert len(alone) <= 48
+    assert apertures[0] == apertures[1]
