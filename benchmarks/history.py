@@ -87,6 +87,8 @@ def _draw(machine: Path, latencies: Series, ratios: Series) -> None:
 
 
 def _draw_series(axes: Any, series: Series, title: str, unit: str) -> None:
+    # What was measured once has no history yet, and would hide what has.
+    series = {name: points for name, points in series.items() if len(points) > 1} or series
     for name, points in series.items():
         points.sort()
         axes.plot([when for when, _ in points], [value for _, value in points], "o-", label=name)

@@ -140,6 +140,8 @@ def _draw_curve(results: Sequence[CaseResult], name: str, axes: Any) -> None:
         axes.errorbar(
             x, y, yerr=spread, marker="o", capsize=3, label=case_label(line[0].case, firsts)
         )
+    if name == "threads":
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title=f"Latency over {name}", xlabel=name, ylabel="ms, p50 (bars: rounds' extremes)")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
