@@ -124,7 +124,7 @@ def _warnings_as_notes() -> Iterator[None]:
         print(f"note: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
-        warnings.showwarning = note  # type: ignore[assignment]
+        warnings.showwarning = note
         yield
 
 
