@@ -15,7 +15,7 @@ from gt_infer.avatar import Avatar
 from gt_infer.cli.common import EXIT_INTERRUPTED, printable, run
 from gt_infer.errors import InputError
 
-from .compare import compare
+from .compare import check_same_avatar, compare
 from .machine import describe_machine
 from .plan import ENGINES, Choices, Way, choose_engines, choose_isas, make_ways
 from .plot import draw, load_pyplot
@@ -169,6 +169,8 @@ def _bench(arguments: argparse.Namespace, command: str) -> int:
         avatar=_facts(avatar, origin),
         unavailable=unavailable,
     )
+    if old is not None:
+        check_same_avatar(old, report)
     amounts = Amounts(seconds=arguments.seconds, most_sessions=arguments.sessions)
     progress = _silent if arguments.quiet else _say
     status = 0
@@ -211,13 +213,13 @@ def _deliver(arguments: argparse.Namespace, report: Report, old: Report | None, 
         write_report(report, arguments.json)
     if arguments.plot is not None:
         draw(report, arguments.plot)
-    sections = sections_of(report)
+    as_words = as_markdown if arguments.markdown else as_text
+    print(as_words(sections_of(report)), flush=True)
     slower: list[str] = []
     if old is not None and report.cases:
         comparison = compare(old, report, arguments.threshold)
-        sections.append(comparison.section)
+        print(f"\n{as_words([comparison.section])}", flush=True)
         slower = comparison.slower
-    print(as_markdown(sections) if arguments.markdown else as_text(sections), flush=True)
     for line in slower:
         print(f"slower: {printable(line)}", file=sys.stderr)
     if status == 0 and slower:

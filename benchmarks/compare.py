@@ -14,7 +14,7 @@ from .sections import case_label, number
 from .table import Section
 from .timing import median
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "check_same_avatar", "compare"]
 
 _QUIET = 25  # percentile of the rounds: what else runs on a machine only ever adds time
 
@@ -39,12 +39,7 @@ def compare(old: Report, new: Report, threshold: float) -> Comparison:
 
     Raises: InputError: the reports are not about the same work.
     """
-    if old.avatar.sha256 != new.avatar.sha256:
-        raise InputError(
-            f"the older report is about another avatar ({old.avatar.name}, sha256 "
-            f"{old.avatar.sha256[:16]}; now {new.avatar.name}, {new.avatar.sha256[:16]}): they "
-            "cannot be compared"
-        )
+    check_same_avatar(old, new)
     before = {result.case: result for result in old.cases}
     pairs = [(before[now.case], now) for now in new.cases if now.case in before]
     if not pairs:
@@ -84,6 +79,16 @@ def compare(old: Report, new: Report, threshold: float) -> Comparison:
         notes=notes,
     )
     return Comparison(section=section, slower=slower)
+
+
+def check_same_avatar(old: Report, new: Report) -> None:
+    """Raises: InputError: the reports are about different avatars. Can be asked before measuring."""
+    if old.avatar.sha256 != new.avatar.sha256:
+        raise InputError(
+            f"the older report is about another avatar ({old.avatar.name}, sha256 "
+            f"{old.avatar.sha256[:16]}; now {new.avatar.name}, {new.avatar.sha256[:16]}): they "
+            "cannot be compared"
+        )
 
 
 def _quiet(result: CaseResult) -> float:

@@ -129,6 +129,35 @@ def test_compare(bench: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert err.startswith("slower: frame, cpu: ")
 
 
+def test_compare_with_another_avatar_is_refused_before_measuring(
+    bench: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old = tmp_path / "old.json"
+    assert bench("--json", str(old)) == 0
+    report = read_report(old)
+    report.avatar = dataclasses.replace(report.avatar, sha256="0" * 64)
+    write_report(report, old)
+    capsys.readouterr()
+    monkeypatch.setattr(cli, "measure", lambda *_: pytest.fail("it measured"))
+    assert bench("--compare", str(old)) == 2
+    assert "another avatar" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_printed_all_the_same(
+    bench: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.json"
+    assert bench("--json", str(old), "--threads", "1") == 0
+    capsys.readouterr()
+    assert bench("--compare", str(old), "--threads", "2") == 2
+    out, err = capsys.readouterr()
+    assert "Frame latency" in out
+    assert "no way to run in common" in err
+
+
 def test_ctrl_c_keeps_what_was_measured(
     bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

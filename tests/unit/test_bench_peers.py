@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 from gt_bench import peers
+from gt_bench.peers.networks import open_network_peers
 from gt_bench.plan import Way
 from gt_bench.report import Report, Unavailable
-from gt_bench.stream import Stream
+from gt_bench.stream import Inputs, Stream
 
 from gt_infer.avatar import Avatar
+from gt_infer.pose import Pose
 from tests.synthetic import make_avatar
 from tests.unit.test_bench import a_report
 
@@ -49,6 +52,10 @@ def test_splatting_of_parts_is_the_frame(avatar: Avatar) -> None:
     assert difference.max() <= 1
 
 
+def refuse(*arguments: object) -> None:
+    raise peers.networks.PeerMissingError("left out by this test")
+
+
 def measured(
     avatar: Avatar, monkeypatch: pytest.MonkeyPatch, names: set[str]
 ) -> tuple[Report, list[Unavailable]]:
@@ -56,9 +63,6 @@ def measured(
     monkeypatch.setattr(peers, "_ROUNDS", 3)
     monkeypatch.setattr(peers, "_BATCH", 2)
     monkeypatch.setattr(peers, "_PAUSE_S", 0.0)
-
-    def refuse(*arguments: object) -> None:
-        raise peers.networks.PeerMissingError("left out by this test")
 
     for maker, name in (
         ("_compiled", "torch.compile"),
@@ -115,3 +119,37 @@ def test_a_peer_that_fails_is_named(avatar: Avatar, monkeypatch: pytest.MonkeyPa
     _, missing = measured(avatar, monkeypatch, {"torch.compile"})
     reasons = {item.what: item.reason for item in missing}
     assert reasons["peer torch.compile"] == "RuntimeError: no compiler"
+
+
+def test_peers_meet_the_golden_vectors(
+    shared: Path, avatar_a: Avatar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is timed is the published model: networks, and the picture that is made of them."""
+    from gt_bench.peers.torch_splatter import TorchSplatter
+    from PIL import Image
+
+    folder = shared / "checkpoints" / "A"
+    golden = np.load(folder / "golden_deform.npz")
+    chosen = range(0, len(golden["frames"]), 4)
+    inputs = [
+        Inputs(
+            golden["audio"][i],
+            float(golden["eye"][i, 0]),
+            Pose.from_tracking(tuple(golden["euler"][i]), tuple(golden["trans"][i])),
+        )
+        for i in chosen
+    ]
+    monkeypatch.setattr(peers.networks, "_compiled", refuse)
+    eager = open_network_peers(avatar_a, inputs, 1, lambda name, why: None)[0]
+    assert eager.name == "PyTorch eager"
+    outputs = eager.run()
+    stream = Stream(avatar_a, precision="fp32")
+    for row, i in enumerate(chosen):
+        for name, values in zip(("means", "rotations", "scales", "opacity"), outputs, strict=False):
+            mine = values[row].numpy()[golden["subset"]].reshape(golden[name][i].shape)
+            assert np.abs(mine - golden[name][i]).max() < 2e-4, name
+        picture = TorchSplatter(stream, inputs[row]).run(*(values[row] for values in outputs))
+        wanted = np.asarray(Image.open(folder / "golden_frames" / f"{golden['frames'][i]}.png"))
+        difference = np.abs(picture.astype(np.int16) - wanted)
+        assert (difference > 0).sum() < 100
+        assert difference.max() <= 1
