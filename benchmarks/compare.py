@@ -82,7 +82,7 @@ def compare(old: Report, new: Report, threshold: float) -> Comparison:
 
 
 def check_same_avatar(old: Report, new: Report) -> None:
-    """Raises: InputError: the reports are about different avatars. Can be asked before measuring."""
+    """Can be asked before measuring. Raises: InputError: the reports are about two avatars."""
     if old.avatar.sha256 != new.avatar.sha256:
         raise InputError(
             f"the older report is about another avatar ({old.avatar.name}, sha256 "
