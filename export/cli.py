@@ -1,4 +1,4 @@
-"""gt-export: a trained model directory becomes one avatar file."""
+"""gt-export: a trained model directory becomes one avatar file, and graphs and engines of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gt_infer import __version__
-from gt_infer.avatar import save_avatar
+from gt_infer.avatar import Avatar, save_avatar
 from gt_infer.cli.common import printable, run
 from gt_infer.cli.info import avatar_lines
 from gt_infer.errors import GtError, InputError
+
+from . import cli_targets
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -22,18 +24,39 @@ _EXIT_VERIFY_FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns 0; 1 when --verify finds too large a difference; 2 on errors."""
-    arguments = _parser().parse_args(argv)
-    return run(lambda: _export(arguments))
+    """Entry point. Returns 0; 1 when --verify or the accuracy gate finds too large a difference; 2
+    on errors."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.list_cache:
+        return run(cli_targets.list_cache)
+    if arguments.clear_cache:
+        return run(cli_targets.clear_cache)
+    if arguments.model is None:
+        parser.error("the following arguments are required: model")
+    command = _compile if arguments.model.is_file() else _export
+    return run(lambda: command(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gt-export",
-        description="Turn a trained GaussianTalker model into one avatar file for gt_infer.",
+        description="Turn a trained GaussianTalker model into one avatar file for gt_infer, and on "
+        "request into graphs and engines.",
     )
-    parser.add_argument("model_dir", type=Path, help="directory with cfg_args and point_cloud/")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="NAME.safetensors")
+    parser.add_argument(
+        "model",
+        type=Path,
+        nargs="?",
+        help="directory with cfg_args and point_cloud/; with --target also an avatar file",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="NAME.safetensors",
+        help="default: the model's name, in this folder",
+    )
     parser.add_argument(
         "--dataset",
         type=Path,
@@ -70,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare checkpoint, avatar file and native engine; exit 1 when they differ",
     )
+    cli_targets.add_arguments(parser)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
@@ -81,8 +105,8 @@ def _positive(text: str) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    output: Path = arguments.output
-    _check_output(output)
+    output = _output(arguments)
+    request = cli_targets.request_of(arguments)
     try:
         import PIL  # noqa: F401
         import torch  # noqa: F401
@@ -95,9 +119,9 @@ def _export(arguments: argparse.Namespace) -> int:
     from .dataset import read_dataset
     from .frontends import choose_frontend
 
-    _progress(f"reading {arguments.model_dir}")
+    _progress(f"reading {arguments.model}")
     checkpoint = read_checkpoint(
-        arguments.model_dir, iteration=arguments.iteration, n_head=arguments.n_head
+        arguments.model, iteration=arguments.iteration, n_head=arguments.n_head
     )
     warnings = list(checkpoint.warnings)
     dataset = None
@@ -133,11 +157,34 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"  {printable(line)}")
     for part in checkpoint.dropped:
         print(f"  dropped    {printable(part.what)} ({part.tensors}): {part.why}")
-    return _verify(arguments, checkpoint) if arguments.verify else 0
+    status = _verify(arguments, checkpoint, output) if arguments.verify else 0
+    if request is not None:
+        made = cli_targets.run_targets(
+            request, Avatar.load(output), _stem(output), checkpoint, _progress
+        )
+        status = max(status, made)
+    return status
 
 
-def _check_output(output: Path) -> None:
-    """Refuse an output that cannot be written before minutes are spent on it."""
+def _compile(arguments: argparse.Namespace) -> int:
+    """Of an avatar that exists."""
+    request = cli_targets.request_of(arguments)
+    if request is None:
+        raise InputError(f"{arguments.model}: is a file; pass --target, or a model directory")
+    output = arguments.model if arguments.output is None else _output(arguments)
+    avatar = Avatar.load(arguments.model)
+    return cli_targets.run_targets(request, avatar, _stem(output), None, _progress)
+
+
+def _stem(output: Path) -> Path:
+    return output.with_name(output.name.removesuffix(".safetensors"))
+
+
+def _output(arguments: argparse.Namespace) -> Path:
+    """The file to write; refuses one that cannot be written before minutes are spent on it."""
+    output: Path | None = arguments.output
+    if output is None:
+        output = Path(f"{arguments.model.resolve().name}.safetensors")
     if output.is_dir():
         raise InputError(f"{output}: is a directory; pass the name of a file")
     if output.suffix != ".safetensors":  # nor can a slip replace a part of the checkpoint
@@ -146,20 +193,19 @@ def _check_output(output: Path) -> None:
         raise InputError(f"{output.parent}: no such directory")
     if not os.access(output.parent, os.W_OK):
         raise InputError(f"{output.parent}: not writable")
+    return output
 
 
-def _verify(arguments: argparse.Namespace, checkpoint: Checkpoint) -> int:
+def _verify(arguments: argparse.Namespace, checkpoint: Checkpoint, output: Path) -> int:
     from .verify import ATTENTION_TOLERANCE, TOLERANCE, verify
 
-    golden = arguments.model_dir / "golden_deform.npz"
+    golden = arguments.model / "golden_deform.npz"
     _progress("comparing checkpoint, avatar file and native engine")
     print(
         f"largest absolute difference (allowed: {TOLERANCE:g}, attention {ATTENTION_TOLERANCE:g}):"
     )
     failed = False
-    for comparison in verify(
-        checkpoint, arguments.output, golden=golden if golden.is_file() else None
-    ):
+    for comparison in verify(checkpoint, output, golden=golden if golden.is_file() else None):
         verdict = "ok" if comparison.passed else "TOO LARGE"
         if not comparison.decides:
             verdict = "for information: rounded to fp16"
@@ -167,7 +213,7 @@ def _verify(arguments: argparse.Namespace, checkpoint: Checkpoint) -> int:
         print(f"  {comparison.title:36} {values}  {verdict}")
         failed |= not comparison.passed
     if failed:
-        print(f"error: {arguments.output} does not pass its verification", file=sys.stderr)
+        print(f"error: {output} does not pass its verification", file=sys.stderr)
     return _EXIT_VERIFY_FAILED if failed else 0
 
 

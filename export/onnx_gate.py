@@ -198,7 +198,7 @@ def check_canonical(avatar: Avatar, model: Any, predictor: Predictor | None) -> 
 
     def reference(feed: Arrays) -> Arrays:
         with torch.inference_mode():
-            results = graph(torch.from_numpy(feed["positions"]))
+            results = graph(torch.tensor(feed["positions"]))
         return {name: result.numpy() for name, result in zip(names, results, strict=True)}
 
     feeds = [{"positions": avatar.gaussians.means}]
@@ -306,7 +306,7 @@ def _compare(
 def _torch(network: ReferenceNetwork, outputs: Sequence[str]) -> Callable[[Arrays], Arrays]:
     def run(feed: Arrays) -> Arrays:
         with torch.inference_mode():
-            deformed = network(*(torch.from_numpy(feed[n]) for n in ("window", "eye", "camera")))
+            deformed = network(*(torch.tensor(feed[n]) for n in ("window", "eye", "camera")))
         return {name: getattr(deformed, name).numpy() for name in outputs}
 
     return run
