@@ -37,8 +37,10 @@ def fit_camera(camera: Camera, size: int | tuple[int, int] | None) -> Camera:
     """
     if size is None:
         return camera
-    if isinstance(size, int):
-        width, height = round(size * camera.width / camera.height), size
+    if isinstance(size, int | np.integer):
+        if size not in SIZE_RANGE:
+            raise _impossible(size, "height")
+        width, height = round(int(size) * camera.width / camera.height), int(size)
     else:
         try:
             width, height = size
@@ -46,12 +48,16 @@ def fit_camera(camera: Camera, size: int | tuple[int, int] | None) -> Camera:
             raise InputError(f"size = {size!r}: expected a height or (width, height)") from err
     for name, side in (("width", width), ("height", height)):
         if not isinstance(side, int | np.integer) or side not in SIZE_RANGE:
-            raise InputError(
-                f"size = {size!r}: the {name} must be a whole number from {SIZE_RANGE[0]} to "
-                f"{SIZE_RANGE[-1]} pixels"
-            )
+            raise _impossible(size, name)
     scale = max(width / camera.width, height / camera.height)
     return Camera(int(width), int(height), camera.focal * scale)
+
+
+def _impossible(size: object, side: str) -> InputError:
+    return InputError(
+        f"size = {size!r}: the {side} must be a whole number from {SIZE_RANGE[0]} to "
+        f"{SIZE_RANGE[-1]} pixels"
+    )
 
 
 def resize(image: FloatArray, width: int, height: int) -> FloatArray:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .attention import attention_maps
-from .audio import FrameWindows
+from .audio import FrameWindows, as_float32
 from .avatar import Avatar, resolve
 from .behaviour import Behaviour, PoseKeeper, check_blink, open_windows
 from .config import TIMING, EngineConfig, LifeConfig
@@ -84,11 +84,23 @@ class Renderer:
             raise InputError(
                 f"output = {output!r}: must be one of {', '.join(get_args(OutputFormat))}"
             )
+        for name, value, kind in (("config", config, EngineConfig), ("life", life, LifeConfig)):
+            if not isinstance(value, kind | None):
+                raise InputError(
+                    f"{name}: expected a gt_infer.{kind.__name__} or None, got "
+                    f"{type(value).__name__}"
+                )
         if lookahead is None:
             lookahead = TIMING.lookahead_frames
-        elif not isinstance(lookahead, int) or not 0 <= lookahead <= TIMING.lookahead_frames:
+        elif type(lookahead) is not int or not 0 <= lookahead <= TIMING.lookahead_frames:
             raise InputError(f"lookahead = {lookahead!r}: must be 0 to {TIMING.lookahead_frames}")
-        self.avatar = avatar if isinstance(avatar, Avatar) else Avatar.load(resolve(avatar))
+        if not isinstance(avatar, Avatar):
+            if not isinstance(avatar, str | os.PathLike):
+                raise InputError(
+                    f'avatar: expected a path, "demo" or a gt_infer.Avatar, got {avatar!r}'
+                )
+            avatar = Avatar.load(resolve(avatar))
+        self.avatar = avatar
         camera = fit_camera(self.avatar.camera, size)
         self.width = camera.width
         self.height = camera.height
@@ -198,6 +210,7 @@ class Renderer:
                 f"chunk: expected [{TIMING.chunk_samples}] samples (one frame at "
                 f"{TIMING.sample_rate} Hz, mono), got {got}"
             )
+        as_float32(chunk, name="chunk")
         # All that can be refused comes before the sound is taken in: the call can be repeated.
         view = self._behaviour.pose(self._next_frame, pose)
         eye = self._behaviour.blink(self._next_frame, blink)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .errors import InputError
+
 __all__ = ["Camera", "FloatArray", "Frame", "Gaussians"]
 
 FloatArray = npt.NDArray[np.float32]
@@ -80,6 +82,6 @@ class Camera:
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
-            raise ValueError(f"camera size {self.width}x{self.height}: both must be >= 1 pixel")
+            raise InputError(f"camera size {self.width}x{self.height}: both must be >= 1 pixel")
         if not (math.isfinite(self.focal) and self.focal > 0):
-            raise ValueError(f"camera focal = {self.focal}: must be finite and > 0 (pixels)")
+            raise InputError(f"camera focal = {self.focal}: must be finite and > 0 (pixels)")

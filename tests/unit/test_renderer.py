@@ -158,7 +158,7 @@ def test_enlarged_picture_is_the_same_view() -> None:
     [
         (np.zeros(639, np.float32), r"chunk: expected \[640\] samples .* got \[639\]"),
         (np.zeros((640, 1), np.float32), r"got \[640, 1\]"),
-        (np.zeros(640, np.float64), "float64"),
+        (np.zeros(640, np.float64), "chunk: expected .* float64"),
         ([0.0] * 640, "got list"),
     ],
 )
@@ -199,11 +199,16 @@ def test_a_refused_call_leaves_the_stream_as_it_was(renderer: Renderer) -> None:
         ({"background": (1, 2, 256)}, "0 to 255"),
         ({"background": np.zeros((4, 4), np.uint8)}, r"uint8 \[H, W, 3\]"),
         ({"lookahead": 7}, "must be 0 to 6"),
+        ({"lookahead": True}, "must be 0 to 6"),
+        ({"config": "fast"}, "config: expected a gt_infer.EngineConfig or None, got str"),
+        ({"life": 1}, "life: expected a gt_infer.LifeConfig"),
+        ({"avatar": None}, "avatar: expected a path"),
+        ({"avatar": b"demo"}, "avatar: expected a path"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        Renderer(make_avatar(n=5), **options)
+        Renderer(**{"avatar": make_avatar(n=5), **options})
 
 
 def test_wrong_outputs_are_refused(renderer: Renderer) -> None:
