@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(cli_targets.clear_cache)
     if arguments.model is None:
         parser.error("the following arguments are required: model")
+    if arguments.output is None and arguments.target is None:
+        parser.error("the following arguments are required: -o/--output")
     command = _compile if arguments.model.is_file() else _export
     return run(lambda: command(arguments))
 
@@ -55,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="NAME.safetensors",
-        help="default: the model's name, in this folder",
+        help="default with --target: the model's name, in this folder",
     )
     parser.add_argument(
         "--dataset",

@@ -16,7 +16,7 @@ from ..types import Camera, FloatArray, Gaussians
 
 __all__ = ["Canvas", "Engine", "EngineName", "EngineStatus", "OutputFormat", "create", "survey"]
 
-EngineName = Literal["auto", "cpu"]
+EngineName = Literal["auto", "tensorrt", "cpu"]
 OutputFormat = Literal["rgb8", "bgr8", "rgba8", "float32"]
 
 
@@ -106,9 +106,10 @@ def survey() -> list[EngineStatus]:
 
     isas = _native.available_isas()
     return [
+        EngineStatus("tensorrt", False, _why_no_tensorrt()),
         EngineStatus(
             "cpu", True, f"native kernels for {isas[0]}, {_native.usable_cores()} usable core(s)"
-        )
+        ),
     ]
 
 
@@ -122,12 +123,20 @@ def create(avatar: Avatar, engine: str, config: EngineConfig) -> Engine:
     if engine not in get_args(EngineName):
         names = ", ".join(f'"{name}"' for name in get_args(EngineName))
         raise InputError(f"engine = {engine!r}: this version has {names}")
-    name = next(status.name for status in survey() if status.available)
-    if name != "cpu":
-        raise EngineError(f"engine = {name!r} cannot be made")
+    found = {status.name: status for status in survey()}
+    if engine != "auto" and not found[engine].available:
+        raise EngineError(f'engine = "{engine}": {found[engine].reason}. Or pass engine="cpu".')
     from .cpu import CpuEngine
 
     return CpuEngine(avatar, config)
+
+
+def _why_no_tensorrt() -> str:
+    from .tensorrt import unavailable_reason
+
+    return unavailable_reason() or (
+        "its networks can run here, but this build has no CUDA splatter to draw what they give"
+    )
 
 
 def empty_image(camera: Camera, output: OutputFormat) -> npt.NDArray[Any]:
