@@ -427,7 +427,7 @@ def test_ctrl_c(model: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["model"], ["model", "-o", "x", "--storage", "int8"], ["m", "-o", "x", "--n"]]
+    "arguments", [[], ["model", "-o", "x", "--storage", "int8"], ["m", "-o", "x", "--n"]]
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
