@@ -211,7 +211,7 @@ class TestArithmetic:
     def test_memory_is_measured(self) -> None:
         before = resident_mb()
         block = mmap.mmap(-1, 20_000_000)  # fresh pages, whatever the heap has to spare
-        block.write(bytes(b"x") * 20_000_000)
+        block.write(b"x" * 20_000_000)
         assert resident_mb() - before > 15
         assert peak_mb() >= resident_mb() - 1
         block.close()
