@@ -20,11 +20,11 @@ _HANN = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(_BLOCK_SAMPLES) / _BLOCK_SAMP
 # From a one-sided sum of powers to the mean square of the samples before windowing (Parseval).
 _POWER = 2.0 / (_BLOCK_SAMPLES * float(np.square(_HANN).sum()))
 
-# Noise that is always there is the least level, smoothed over about 5 steps, of the last 1.5 to
+# Noise that is always there is the least level, smoothed over some 50 ms, of the last 1.5 to
 # 3 s: speech, too, falls silent for moments (minimum statistics; Martin 2001). The gate opens this
 # much above it, so that noise louder than the threshold closes the mouth as well.
 _ABOVE_NOISE = 10.0**0.9
-_NOISE_SHARE = 0.2
+_NOISE_SHARE = 0.4
 _NOISE_STEPS = 75
 # Never more than this above the threshold, whatever goes on without a break.
 _HIGHEST = 10.0**1.5
