@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gt_infer import __version__
-from gt_infer.avatar import Avatar, save_avatar
+from gt_infer.avatar import AudioFrontend, Avatar, save_avatar
 from gt_infer.cli.common import printable, run
 from gt_infer.cli.info import avatar_lines
+from gt_infer.config import TIMING
 from gt_infer.errors import GtError, InputError
 
 from . import cli_targets
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
 _EXIT_VERIFY_FAILED = 1
+_STREAMING_TOLERANCE = 0.02  # of the features' standard deviation; more is worth a warning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +90,20 @@ def _parser() -> argparse.ArgumentParser:
         help="sound features it was trained on; 'features': precomputed by another extractor, such "
         "as DeepSpeech (default: found out from the dataset)",
     )
+    parser.add_argument(
+        "--audio-encoder",
+        type=Path,
+        metavar="FILE.onnx",
+        help="pack this speech encoder: 16 kHz sound [1, n] to features [1, T, C] at "
+        "50 Hz (docs/speech-encoders.md)",
+    )
+    parser.add_argument(
+        "--encoder-context",
+        type=_milliseconds,
+        default=(1000, 0),
+        metavar="LEFT,RIGHT",
+        help="sound before and after a step that the encoder needs, milliseconds (default: 1000,0)",
+    )
     parser.add_argument("--name", help="for people (default: the output's file name)")
     parser.add_argument("--licence", default="", metavar="TEXT", help="of the avatar")
     parser.add_argument(
@@ -136,9 +152,12 @@ def _export(arguments: argparse.Namespace) -> int:
             f"no --dataset: the camera is taken as {DEFAULT_CAMERA.width}x{DEFAULT_CAMERA.height}, "
             f"focal {DEFAULT_CAMERA.focal:g}; there is no backdrop, torso or range of poses"
         )
-    frontend, notes = choose_frontend(
-        checkpoint.network.audio_channels, arguments.frontend, arguments.dataset
-    )
+    if arguments.audio_encoder is not None:
+        frontend, notes = _encoder_frontend(arguments, checkpoint)
+    else:
+        frontend, notes = choose_frontend(
+            checkpoint.network.audio_channels, arguments.frontend, arguments.dataset
+        )
     warnings += notes
     avatar = build_avatar(
         checkpoint,
@@ -166,6 +185,38 @@ def _export(arguments: argparse.Namespace) -> int:
         )
         status = max(status, made)
     return status
+
+
+def _encoder_frontend(
+    arguments: argparse.Namespace, checkpoint: Checkpoint
+) -> tuple[AudioFrontend, list[str]]:
+    from .encoders import read_encoder, streaming_difference
+
+    if arguments.frontend is not None:
+        raise InputError("--frontend and --audio-encoder: pass one of them")
+    _progress(f"trying {arguments.audio_encoder}")
+    left, right = (
+        milliseconds * TIMING.sample_rate // 1000 for milliseconds in arguments.encoder_context
+    )
+    channels = checkpoint.network.audio_channels
+    encoder = read_encoder(
+        arguments.audio_encoder, channels=channels, left_context=left, right_context=right
+    )
+    share = streaming_difference(encoder)
+    notes = []
+    if share > _STREAMING_TOLERANCE:
+        notes.append(
+            f"streamed features differ from those of the whole clip by {share:.1%} of their "
+            "standard deviation: the encoder looks further than --encoder-context says"
+        )
+    return AudioFrontend("encoder", channels, encoder=encoder), notes
+
+
+def _milliseconds(text: str) -> tuple[int, int]:
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected LEFT,RIGHT, such as 1000,40")
+    return int(parts[0]), int(parts[1])
 
 
 def _compile(arguments: argparse.Namespace) -> int:

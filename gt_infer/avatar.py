@@ -24,6 +24,7 @@ from .avatar_parts import (
     CanonicalGaussians,
     Checklist,
     LogMelConstants,
+    SpeechEncoder,
     TrainingPoses,
     check_quaternions,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Linear",
     "LogMelConstants",
     "Network",
+    "SpeechEncoder",
     "TrainingPoses",
     "resolve",
     "save_avatar",
@@ -47,7 +49,8 @@ __all__ = [
 Storage = Literal["fp32", "fp16"]
 ByteArray = npt.NDArray[np.uint8]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_ENCODER_VERSION = 2  # brought speech encoders; everything else is still written as 1
 _MAX_PICTURE = 8192  # pixels a side
 # Positions are a head's geometry: half precision would move them by up to 1/1000 of its size.
 _ALWAYS_FP32 = {"gaussians.means", "network.aabb"}
@@ -120,7 +123,7 @@ class Avatar:
         return {
             "name": self.name,
             "licence": self.licence,
-            "format_version": FORMAT_VERSION,
+            "format_version": _version(self),
             "storage": self.storage,
             "sha256": self.sha256,
             "gaussians": len(self),
@@ -204,6 +207,8 @@ def _tensors(avatar: Avatar) -> list[tuple[str, npt.NDArray[Any]]]:
     if avatar.frontend.constants is not None:
         constants = avatar.frontend.constants
         tensors += [("frontend.mean", constants.mean), ("frontend.std", constants.std)]
+    if avatar.frontend.encoder is not None:
+        tensors.append(("frontend.encoder", avatar.frontend.encoder.model))
     return tensors
 
 
@@ -227,10 +232,28 @@ def _stored_half(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return half
 
 
-def _manifest(avatar: Avatar, storage: Storage) -> dict[str, Any]:
-    constants = avatar.frontend.constants
+def _version(avatar: Avatar) -> int:
+    """The oldest format that can say what the avatar is, so that older readers still read it."""
+    return 1 if avatar.frontend.encoder is None else _ENCODER_VERSION
+
+
+def _frontend_constants(frontend: AudioFrontend) -> dict[str, Any] | None:
+    """What of a front-end stands in the manifest; arrays are tensors."""
+    if frontend.encoder is not None:
+        names = ("left_context", "right_context")
+        return {name: getattr(frontend.encoder, name) for name in names}
+    if frontend.constants is None:
+        return None
     return {
-        "version": FORMAT_VERSION,
+        field.name: getattr(frontend.constants, field.name)
+        for field in dataclasses.fields(frontend.constants)
+        if field.name not in ("mean", "std")
+    }
+
+
+def _manifest(avatar: Avatar, storage: Storage) -> dict[str, Any]:
+    return {
+        "version": _version(avatar),
         "name": avatar.name,
         "licence": avatar.licence,
         "storage": storage,
@@ -242,13 +265,7 @@ def _manifest(avatar: Avatar, storage: Storage) -> dict[str, Any]:
         "frontend": {
             "kind": avatar.frontend.kind,
             "channels": avatar.frontend.channels,
-            "constants": None
-            if constants is None
-            else {
-                field.name: getattr(constants, field.name)
-                for field in dataclasses.fields(constants)
-                if field.name not in ("mean", "std")
-            },
+            "constants": _frontend_constants(avatar.frontend),
         },
         "provenance": dict(avatar.provenance),
     }
@@ -271,10 +288,10 @@ class _Weights:
 def _read(file: TensorFile) -> Avatar:
     manifest = Section(file.manifest, "manifest")
     version = manifest.integer("version")
-    if version != FORMAT_VERSION:
+    if not 1 <= version <= FORMAT_VERSION:
         newer = version > FORMAT_VERSION
         raise AvatarError(
-            f"manifest.version = {version}: this gt_infer reads version {FORMAT_VERSION}. "
+            f"manifest.version = {version}: this gt_infer reads versions 1 to {FORMAT_VERSION}. "
             + ("Update gt_infer." if newer else "Export the avatar again.")
         )
     storage = manifest.text("storage")
@@ -321,7 +338,7 @@ def _read(file: TensorFile) -> Avatar:
         torso=torso,
         torso_poses=torso_poses,
         poses=poses,
-        frontend=_read_frontend(manifest.section("frontend"), file),
+        frontend=_read_frontend(manifest.section("frontend"), file, version),
         provenance=provenance,
         licence=manifest.text("licence"),
         storage="fp16" if storage == "fp16" else "fp32",
@@ -358,15 +375,25 @@ def _read_raster(section: Section) -> RasterConfig:
     return RasterConfig(**values)
 
 
-def _read_frontend(section: Section, file: TensorFile) -> AudioFrontend:
+def _read_frontend(section: Section, file: TensorFile, version: int) -> AudioFrontend:
     kind, channels = section.text("kind"), section.integer("channels")
     constants = section.take("constants")
     section.finish()
     if kind == "features" and constants is None:
         return AudioFrontend("features", channels)
+    if kind == "encoder" and version >= _ENCODER_VERSION:
+        fields = Section(constants, "manifest.frontend.constants")
+        encoder = SpeechEncoder(
+            file.take_bytes("frontend.encoder"),
+            channels,
+            left_context=fields.integer("left_context"),
+            right_context=fields.integer("right_context"),
+        )
+        fields.finish()
+        return AudioFrontend("encoder", channels, encoder=encoder)
     if kind != "logmel29":
         raise AvatarError(
-            f"manifest.frontend.kind = {short(kind)}: expected logmel29 or, without "
+            f"manifest.frontend.kind = {short(kind)}: expected logmel29, encoder or, without "
             "constants, features. Update gt_infer."
         )
     fields = Section(constants, "manifest.frontend.constants")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from .config import TIMING
 from .errors import AvatarError
@@ -21,16 +22,18 @@ __all__ = [
     "Checklist",
     "FrontendKind",
     "LogMelConstants",
+    "SpeechEncoder",
     "TrainingPoses",
     "check_quaternions",
 ]
 
-FrontendKind = Literal["logmel29", "features"]
+FrontendKind = Literal["logmel29", "features", "encoder"]
 
 _SH_COEFFICIENTS = (1, 4, 9, 16)  # degree 0 to 3
 _MAX_LOG_SCALE = 80.0  # exp of it, and of its negative, is still a normal float32
 _MIN_QUATERNION = 1e-8
 _MAX_FFT = 1 << 16
+_MAX_LEFT, _MAX_RIGHT = 20 * TIMING.sample_rate, TIMING.sample_rate // 2  # samples of an encoder
 _MAX_TRANSLATION = 1e4  # head-space units; a portrait's is about 10
 
 
@@ -215,19 +218,48 @@ class LogMelConstants:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SpeechEncoder:
+    """An ONNX model that turns sound into features: float32 [1, n] at 16 kHz -> [1, T, C] at 50 Hz.
+
+    Attributes:
+        model: [bytes] uint8, the serialized model with its weights inside.
+        channels: C.
+        left_context, right_context: samples before and after a step that it is computed from.
+    """
+
+    model: npt.NDArray[np.uint8]
+    channels: int
+    left_context: int
+    right_context: int
+
+    def check(self) -> None:
+        """Refuse what cannot be an encoder. Raises: AvatarError."""
+        if self.model.ndim != 1 or self.model.dtype != np.uint8 or not self.model.size:
+            raise AvatarError(
+                f"frontend.encoder: expected bytes, got {self.model.dtype} {list(self.model.shape)}"
+            )
+        for name, most in (("left_context", _MAX_LEFT), ("right_context", _MAX_RIGHT)):
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise AvatarError(f"frontend.{name} = {value}: must be 0 to {most} samples")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class AudioFrontend:
     """Which sound features the networks were trained on.
 
     Attributes:
-        kind: "logmel29", computed from sound by gt_infer; or "features", some other extractor's,
-            which come precomputed.
+        kind: "logmel29", computed from sound by gt_infer; "encoder", computed by a model that the
+            avatar brings along; or "features", some other extractor's, which come precomputed.
         channels: C of one 50 Hz feature step.
-        constants: of the log-mel front-end, None for "features".
+        constants: of the log-mel front-end, else None.
+        encoder: the model, else None.
     """
 
     kind: FrontendKind
     channels: int
     constants: LogMelConstants | None = None
+    encoder: SpeechEncoder | None = None
 
     def check(self) -> None:
         """Refuse constants that do not fit the kind. Raises: AvatarError."""
@@ -237,6 +269,15 @@ class AudioFrontend:
             )
         if (self.kind == "logmel29") != (self.constants is not None):
             raise AvatarError("frontend.constants: logmel29 has some, features has none")
+        if (self.kind == "encoder") != (self.encoder is not None):
+            raise AvatarError("frontend.encoder: an encoder has a model, the others have none")
+        if self.encoder is not None:
+            self.encoder.check()
+            if self.encoder.channels != self.channels:
+                raise AvatarError(
+                    f"frontend.encoder gives {self.encoder.channels} channels, expected "
+                    f"{self.channels}"
+                )
         if self.constants is not None:
             self.constants.check(self.channels)
 

@@ -88,8 +88,13 @@ def frontend_from_avatar(frontend: AudioFrontend) -> FeatureFrontend:
     """A fresh front-end with the avatar's constants.
 
     Raises:
-        AudioError: the avatar was trained on features that cannot be computed from sound here.
+        AudioError: the avatar was trained on features that cannot be computed from sound here, or
+            its encoder cannot be loaded.
     """
+    if frontend.encoder is not None:
+        from .encoder import OnnxEncoder
+
+        return OnnxEncoder(frontend.encoder)
     if frontend.constants is None:
         raise AudioError(
             f"this avatar was trained on {frontend.channels}-channel features that gt_infer cannot "

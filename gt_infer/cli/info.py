@@ -68,7 +68,7 @@ def avatar_lines(report: Mapping[str, Any]) -> Iterable[str]:
     )
     yield f"moves      {', '.join(network['heads']) or 'nothing'}"
     frontend = report["frontend"]
-    needs = "" if frontend["kind"] == "logmel29" else " (precomputed: gt-render --features)"
+    needs = " (precomputed: gt-render --features)" if frontend["kind"] == "features" else ""
     yield f"sound      {frontend['kind']}, {frontend['channels']} channels{needs}"
     yield f"camera     {camera['width']}x{camera['height']}, focal {camera['focal']:g} px"
     yield f"torso      {report['torsos'] or 'none'}"
