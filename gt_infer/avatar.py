@@ -52,6 +52,8 @@ ByteArray = npt.NDArray[np.uint8]
 FORMAT_VERSION = 2
 _ENCODER_VERSION = 2  # brought speech encoders; everything else is still written as 1
 _MAX_PICTURE = 8192  # pixels a side
+# Pixels: a fisheye's and a telescope's. In between, a camera of any picture size is one too.
+_FOCAL_RANGE = (1.0, 1e6)
 # Positions are a head's geometry: half precision would move them by up to 1/1000 of its size.
 _ALWAYS_FP32 = {"gaussians.means", "network.aabb"}
 
@@ -365,7 +367,7 @@ def _read_camera(section: Section) -> Camera:
         camera = Camera(width, height, focal)
     except ValueError as err:
         raise AvatarError(f"manifest.camera: {err}") from err
-    _check_size(camera)
+    _check_camera(camera)
     return camera
 
 
@@ -430,7 +432,7 @@ def _check(avatar: Avatar) -> None:
 
 
 def _check_pictures(avatar: Avatar) -> None:
-    _check_size(avatar.camera)
+    _check_camera(avatar.camera)
     width, height = avatar.camera.width, avatar.camera.height
     count = len(avatar.torso)
     for name, array, shape in (
@@ -447,9 +449,12 @@ def _check_pictures(avatar: Avatar) -> None:
     checks.raise_first()
 
 
-def _check_size(camera: Camera) -> None:
+def _check_camera(camera: Camera) -> None:
     if max(camera.width, camera.height) > _MAX_PICTURE:
         raise AvatarError(
             f"camera size {short(camera.width)}x{short(camera.height)}: at most {_MAX_PICTURE} "
             "pixels a side"
         )
+    low, high = _FOCAL_RANGE
+    if not low <= camera.focal <= high:
+        raise AvatarError(f"camera focal = {camera.focal}: expected {low:g} to {high:g} pixels")

@@ -15,6 +15,7 @@ from ..config import TIMING
 from ..errors import AudioError
 from ..types import FloatArray
 from .resample import SAMPLE_RATES, Resampler
+from .samples import is_sound
 
 __all__ = ["SoundReader", "stream_mono16k"]
 
@@ -94,7 +95,7 @@ class SoundReader:
         """The sound from its start, in order: float32 [n, channels], full scale 1.
 
         Raises:
-            AudioError: NaN or inf, or less sound than the header promised.
+            AudioError: NaN, inf or beyond 1e35, or less sound than the header promised.
         """
         import soundfile
 
@@ -107,7 +108,7 @@ class SoundReader:
                 block: FloatArray = self._file.read(length, dtype="float32", always_2d=True)
                 if len(block) == 0:
                     break
-                self._check_finite(block, done)
+                self._check(block, done)
                 done += len(block)
                 yield block
         except (soundfile.SoundFileError, RuntimeError) as error:
@@ -139,14 +140,14 @@ class SoundReader:
     ) -> None:
         self.close()
 
-    def _check_finite(self, block: FloatArray, start: int) -> None:
-        finite = np.isfinite(block)
-        if not finite.all():
-            row, channel = (int(k) for k in np.argwhere(~finite)[0])
+    def _check(self, block: FloatArray, start: int) -> None:
+        fine = is_sound(block)
+        if not fine.all():
+            row, channel = (int(k) for k in np.argwhere(~fine)[0])
             raise AudioError(
                 f"{self.path}: sample {start + row} of channel {channel} "
                 f"({(start + row) / self.sample_rate:.3f} s) is {block[row, channel]}: sound must "
-                "be finite"
+                "be finite, and its full scale is 1.0"
             )
 
 

@@ -11,7 +11,7 @@ from ..config import TIMING
 from ..errors import AudioError, InputError
 from ..types import FloatArray
 from .frontend import FeatureFrontend
-from .samples import as_float32
+from .samples import LOUDEST, as_float32
 
 __all__ = ["FrameWindows"]
 
@@ -101,7 +101,8 @@ class FrameWindows:
         """
         if self._n_frames is not None:
             raise InputError("push after flush: call reset() to start a new clip")
-        sound = as_float32(samples)
+        # Filters overshoot: what comes from a resampler may be a little louder than what went in.
+        sound = as_float32(samples, loudest=2 * LOUDEST)
         if sound.ndim != 1:
             raise InputError(f"samples: expected [n], mono, got {list(sound.shape)}")
         self._first = self._next

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from gt_infer import Avatar, AvatarError, MediaError
+from gt_infer import AudioError, Avatar, AvatarError, EngineConfig, MediaError, Renderer
+from gt_infer.audio import stream_mono16k
 from gt_infer.media import read_image
+from gt_infer.types import Camera
 from tests.fuzz.harness import _memory, _start_peak
 from tests.fuzz.targets import small_avatar
 
@@ -97,3 +101,27 @@ def test_names_in_a_track_params_are_harmless_in_a_terminal(tmp_path: Path) -> N
     with pytest.raises(InputError, match="expected float32 or float64") as refused:
         read_poses(path)
     assert str(refused.value).isprintable()
+
+
+def test_sound_beyond_all_scale_is_refused_before_filters_overflow(tmp_path: Path) -> None:
+    import soundfile
+
+    loud = np.full((4800, 2), 3e38, np.float32)
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, loud, 48_000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"loud\.wav: sample 0 .* its full scale is 1\.0"):
+        list(stream_mono16k(path))
+    with Renderer(small_avatar(), size=64, config=EngineConfig(threads=1)) as renderer:
+        session = renderer.session()
+        with pytest.raises(AudioError, match=r"its full scale is 1\.0"):
+            session.push(loud, 48_000)
+        session.push(np.full((4800, 2), 1e35, np.float32) * np.float32(0.99), 48_000)
+        session.flush()
+        assert len(list(session.frames())) == 3
+
+
+@pytest.mark.parametrize("focal", [1e308, 1e-320, 0.5, 2e6])
+def test_a_camera_that_cannot_be_scaled_is_refused(focal: float) -> None:
+    avatar = small_avatar()
+    with pytest.raises(AvatarError, match=r"camera focal = .*: expected 1 to 1e"):
+        dataclasses.replace(avatar, camera=Camera(16, 16, focal))
