@@ -423,7 +423,10 @@ def test_hostile_tensors_are_refused(
 
 
 HOSTILE_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
-    "newer": (lambda m: m.update(version=3), "version = 3: this gt_infer reads versions 1 to 2. Update"),
+    "newer": (
+        lambda m: m.update(version=3),
+        "version = 3: this gt_infer reads versions 1 to 2. Update",
+    ),
     "older": (lambda m: m.update(version=0), "version = 0: .*Export the avatar again"),
     "no version": (lambda m: m.pop("version"), "manifest.version is missing"),
     "version is text": (lambda m: m.update(version="1"), "manifest.version = '1': expected an int"),
