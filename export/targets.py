@@ -131,10 +131,6 @@ def export_targets(
 
     _write(_named(stem, ".canonical.onnx"), canonical.SerializeToString(), outcome)
     _write(_named(stem, f".deform-{request.precision}.onnx"), deform.SerializeToString(), outcome)
-    accuracy = {
-        "passed": outcome.passed,
-        "checks": [check.as_json() for check in outcome.checks],
-    }
     positions = canonical_tensors(avatar, predictor)[0].name
     padded = padded_count(len(avatar))
     largest = max(padded, 1 << 16)
@@ -168,6 +164,15 @@ def export_targets(
                 timing_cache=None if flavour.is_rtx else _named(stem, ".timing-cache"),
             )
             plan = build_engine(flavour, model.SerializeToString(), profiles, options)
+            found = list(outcome.checks)
+            if request.checks and graph == "deform" and _runs_here(sm):
+                progress(f"comparing {path.name} with the torch reference")
+                found.append(_engine_check(avatar, flavour, plan, deform, request))
+                outcome.checks.append(found[-1])
+            accuracy = {
+                "passed": all(check.passed for check in found),
+                "checks": [check.as_json() for check in found],
+            }
             facts = key.facts(
                 profiles=list(BATCHES) if graph == "deform" else [],
                 flags=options.flags(),
@@ -253,6 +258,32 @@ def _checks(
             yield check_golden(avatar, deform, subset, frames)
         inputs += frames[:: max(1, len(frames) // _GOLDEN_FRAMES)]
     yield check_deform(avatar, deform, request.precision, inputs)
+
+
+def _runs_here(sm: str) -> bool:
+    """Whether this machine has a GPU for an engine."""
+    return bool(find_gpus()["devices"]) and sm in (PORTABLE, _capability())
+
+
+def _engine_check(
+    avatar: Avatar, flavour: Flavour, plan: bytes, deform: Any, request: Request
+) -> Any:
+    """The engine itself on this machine's GPU."""
+    from .engine_gate import engine_function
+    from .onnx_gate import check_deform
+    from .verify import random_inputs
+
+    run = engine_function(
+        flavour,
+        plan,
+        avatar,
+        request.precision,
+        attention=request.attention,
+        onnx=deform.SerializeToString() if request.stripped else None,
+    )
+    inputs = random_inputs(avatar.network.audio_channels)
+    by = f"{flavour.name} {flavour.version}"
+    return check_deform(avatar, deform, request.precision, inputs, run=run, by=by)
 
 
 def _named(stem: Path, ending: str) -> Path:

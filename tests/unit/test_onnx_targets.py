@@ -265,3 +265,60 @@ def test_cache_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "damaged" in said
     assert main(["--clear-cache"]) == 0
     assert not list(tmp_path.iterdir())
+
+
+class FakeCuda:
+    """Device memory that is the host's."""
+
+    class DeviceArray:
+        made: list[Any] = []  # noqa: RUF012
+
+        def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+            self.host = np.zeros(shape, dtype)
+            self.made.append(self)
+            self.ptr = 256 * len(self.made)
+
+        def copy_from(self, array: np.ndarray) -> None:
+            assert array.shape == self.host.shape
+            assert array.dtype == self.host.dtype
+            self.host[:] = array
+
+        def copy_to(self, array: np.ndarray) -> np.ndarray:
+            array[:] = self.host
+            return array
+
+    class Stream:
+        ptr = 7
+
+        def synchronize(self) -> None:
+            pass
+
+
+def test_the_gate_runs_a_built_engine(
+    avatar: Avatar, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU; here its memory and its library are stand-ins, and the graph answers for it."""
+    from gt_export import engine_gate
+    from gt_export.onnx_gate import _onnx_runtime
+
+    graph = _onnx_runtime(with_explicit_rounding(model), {})
+
+    class Network:
+        def __init__(self, flavour: Any, plan: bytes, specs: Any, *, onnx: Any = None) -> None:
+            self.specs = specs
+
+        def bind(self, addresses: dict[str, int]) -> None:
+            by_address = {buffer.ptr: buffer for buffer in FakeCuda.DeviceArray.made}
+            self.buffers = {name: by_address[where] for name, where in addresses.items()}
+
+        def enqueue(self, batch: int, stream: int) -> None:
+            inputs = {s.name: self.buffers[s.name].host for s in self.specs if s.role != "output"}
+            inputs["features"] = inputs["features"].view(np.float16).astype(np.float32)
+            for name, array in graph(inputs).items():
+                self.buffers[name].host[:] = array
+
+    monkeypatch.setattr(engine_gate, "DeformNetwork", Network)
+    run = engine_gate.engine_function(None, b"", avatar, "fp16", cuda=FakeCuda)  # type: ignore[arg-type]
+    check = check_deform(avatar, model, "fp16", random_inputs(29), run=run, by="TensorRT")
+    assert check.passed
+    assert check.title == "deform fp16: TensorRT - torch float32, 3 frames"
