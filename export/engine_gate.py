@@ -49,7 +49,9 @@ def engine_function(
     Raises: EngineError: the engine does not load or run.
     """
     if cuda is None:
-        from polygraphy import cuda
+        import polygraphy.cuda
+
+        cuda = polygraphy.cuda
     specs = deform_tensors(avatar, precision, attention=attention)
     network = DeformNetwork(flavour, plan, specs, onnx=onnx)
     buffers = {spec.name: cuda.DeviceArray(_shape(spec), _storage(spec)) for spec in specs}
