@@ -19,6 +19,8 @@ class CMakeBuild(build_ext):
     """Configures once, builds every target, installs beside the Python package."""
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.optional:
+            return  # built together with the other, if at all
         destination = (ROOT / self.get_ext_fullpath(ext.name)).resolve().parent
         build_dir = Path(os.environ.get("GT_BUILD_DIR", self.build_temp)).resolve()
         build_dir.mkdir(parents=True, exist_ok=True)
@@ -38,6 +40,10 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    ext_modules=[Extension("gt_infer._cpu", sources=[])],
+    # CMake decides whether there is a CUDA part (docs/gpu.md).
+    ext_modules=[
+        Extension("gt_infer._cpu", sources=[]),
+        Extension("gt_infer._cuda", sources=[], optional=True),
+    ],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -19,6 +19,7 @@ from .errors import (
     BacklogError,
     CheckpointError,
     ClosedError,
+    DeviceMemoryError,
     EngineError,
     GtError,
     InputError,
@@ -28,6 +29,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .avatar import Avatar
     from .config import EngineConfig, LifeConfig, RasterConfig
+    from .device_image import DeviceImage
     from .pacing import Pacer
     from .pose import Pose
     from .renderer import Renderer
@@ -44,6 +46,8 @@ __all__ = [
     "Camera",
     "CheckpointError",
     "ClosedError",
+    "DeviceImage",
+    "DeviceMemoryError",
     "EngineConfig",
     "EngineError",
     "Frame",
@@ -62,6 +66,7 @@ __all__ = [
 _HOMES = {
     "Avatar": "avatar",
     "Camera": "types",
+    "DeviceImage": "device_image",
     "EngineConfig": "config",
     "Frame": "types",
     "LifeConfig": "config",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import InputError
 
@@ -72,11 +72,18 @@ class EngineConfig:
         threads: worker threads, None = the cores this process may use.
         isa: instruction set of the CPU engine ("avx512", "avx2", "portable"), None = the best
             this machine has. See `gt-info`.
+        device: index of the GPU, for the engines that run on one (docs/gpu.md).
+        device_output: pictures stay on the GPU, as `DeviceImage`.
+        stream: the CUDA stream to work on: an int handle, or a stream of cupy, torch, numba, pycuda
+            or cuda.core. None, one of the engine's own.
     """
 
     precision: Precision = "fast"
     threads: int | None = None
     isa: str | None = None
+    device: int = 0
+    device_output: bool = False
+    stream: Any = None
 
     def __post_init__(self) -> None:
         if self.precision not in ("fast", "fp32"):
@@ -85,6 +92,10 @@ class EngineConfig:
             isinstance(self.threads, int) and 1 <= self.threads <= 256
         ):
             raise InputError(f"threads = {self.threads!r}: must be None or 1 to 256")
+        if type(self.device) is not int or self.device < 0:
+            raise InputError(f"device = {self.device!r}: must be a GPU's index, from 0")
+        if type(self.device_output) is not bool:
+            raise InputError(f"device_output = {self.device_output!r}: must be True or False")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

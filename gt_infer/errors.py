@@ -12,6 +12,7 @@ __all__ = [
     "BacklogError",
     "CheckpointError",
     "ClosedError",
+    "DeviceMemoryError",
     "EngineError",
     "GtError",
     "InputError",
@@ -45,6 +46,10 @@ class MediaError(GtError, OSError):
 
 class EngineError(GtError, RuntimeError):
     """An engine cannot be had on this machine, or failed while running."""
+
+
+class DeviceMemoryError(EngineError, MemoryError):
+    """A GPU has no room for what was asked. What was there before goes on working."""
 
 
 class BacklogError(GtError, RuntimeError):

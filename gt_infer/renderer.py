@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -16,14 +17,15 @@ from .audio import FrameWindows, as_float32
 from .avatar import Avatar, resolve
 from .behaviour import Behaviour, PoseKeeper, check_blink, open_windows
 from .config import TIMING, EngineConfig, LifeConfig
-from .engines import Canvas, Engine, EngineName, OutputFormat, create, empty_image
+from .engines import Canvas, Engine, EngineName, FrameJob, OutputFormat, create, empty_image
 from .errors import ClosedError, InputError
 from .picture import Background, compose, fit_camera, torso_weights
 from .pose import Pose
 from .types import FloatArray, Gaussians
 
 if TYPE_CHECKING:
-    from .session import Overflow, Session
+    from .session import BlinkSource, Overflow, PoseSource, Session
+    from .types import Frame
 
 __all__ = ["Renderer"]
 
@@ -44,7 +46,8 @@ class Renderer:
 
     Args:
         avatar: path of an avatar file, "demo" for the built-in one, or an `Avatar`.
-        engine: "cpu", or "auto" for the best this machine has (see `gt-info`).
+        engine: "tensorrt", "cuda" or "cpu"; "auto" for the first of them that works here (see
+            `gt-info`).
         size: (width, height) of the picture, or its height; None as trained. 64 to 2048.
         output: "rgb8", "bgr8", "rgba8" or "float32" (RGB, 1.0 is white, not clipped).
         background: what stands behind the torso: None for the avatar's own backdrop,
@@ -52,7 +55,7 @@ class Renderer:
             straight alpha, and the other outputs show the head over black.
         lookahead: frames of sound after a frame that are waited for, 0 to 6; None as trained. With
             less, the newest feature stands in for those still to come (docs/latency.md).
-        config: threads, instruction set, precision.
+        config: threads, instruction set, precision; GPU, stream, pictures that stay on it.
         life: what the head does by itself, and what becomes of poses it was not trained for.
 
     Attributes:
@@ -94,12 +97,15 @@ class Renderer:
             lookahead = TIMING.lookahead_frames
         elif type(lookahead) is not int or not 0 <= lookahead <= TIMING.lookahead_frames:
             raise InputError(f"lookahead = {lookahead!r}: must be 0 to {TIMING.lookahead_frames}")
+        folder: Path | None = None
         if not isinstance(avatar, Avatar):
             if not isinstance(avatar, str | os.PathLike):
                 raise InputError(
                     f'avatar: expected a path, "demo" or a gt_infer.Avatar, got {avatar!r}'
                 )
-            avatar = Avatar.load(resolve(avatar))
+            path = resolve(avatar)
+            folder = Path(path).parent
+            avatar = Avatar.load(path)
         self.avatar = avatar
         camera = fit_camera(self.avatar.camera, size)
         self.width = camera.width
@@ -117,7 +123,9 @@ class Renderer:
         self._behaviour = Behaviour(self.avatar, self._life, self._keeper, self._life.seed)
         self._windows: FrameWindows | None = None
         self._next_frame = -lookahead
-        self._engine: Engine | None = create(self.avatar, engine, config or EngineConfig())
+        self._engine: Engine | None = create(
+            self.avatar, engine, config or EngineConfig(), folder=folder
+        )
         self._canvas = self._engine.prepare(canvas)
 
     # The stream's constants.
@@ -191,12 +199,14 @@ class Renderer:
             chunk: [640] float32 (full scale 1) or int16, 16 kHz mono.
             pose: of this frame; None for the avatar's own idle motion.
             blink: of this frame, 0 open to 1 shut; None for natural blinking.
-            out: receives the picture instead of a new array.
+            out: receives the picture instead of a new array; with `device_output` any device array
+                of cupy, torch or another library that speaks DLPack or `__cuda_array_interface__`.
             attention: also give the attention pictures.
 
         Returns:
-            uint8 [H, W, 3] (or as `output` says); with `attention` a pair of it and uint8
-            [4, H, W, 3]: grey maps of the audio, eye, camera and null token.
+            uint8 [H, W, 3] (or as `output` says), with `device_output` a `DeviceImage`; with
+            `attention` a pair of it and uint8 [4, H, W, 3]: grey maps of the audio, eye, camera and
+            null token.
 
         Raises:
             InputError: chunk, pose, blink or out is wrong; the stream is as before the call.
@@ -296,6 +306,33 @@ class Renderer:
             overflow=overflow,
         )
 
+    def render_many(
+        self,
+        sessions: Sequence[Session],
+        pose: PoseSource = None,
+        *,
+        blink: BlinkSource = None,
+    ) -> list[Frame | None]:
+        """The next due frame of each of several sessions, drawn together: on a GPU one launch for
+        all of them. The same frames as each session's own `frames` would give.
+
+        Args:
+            sessions: of this renderer, each once.
+            pose, blink: as in `Session.frames`; the same for all.
+
+        Returns:
+            For each session its frame, or None where none is due.
+
+        Raises:
+            InputError: a session is of another renderer or given twice; a pose or blink is wrong.
+                Frames stay due.
+            ClosedError: the renderer was closed.
+        """
+        from .session import read_together
+
+        self._open()
+        return read_together(self, sessions, pose, blink)
+
     def render_window(
         self,
         window: FloatArray,
@@ -322,10 +359,9 @@ class Renderer:
         Raises:
             InputError: an argument is wrong.
         """
-        for name, plane in (("alpha", alpha), ("depth", depth)):
-            if plane is not None:
-                _check_output(name, plane, (self.height, self.width), np.dtype(np.float32))
-        image = self._image(out)
+        alpha = None if alpha is None else self._plane("alpha", alpha)
+        depth = None if depth is None else self._plane("depth", depth)
+        image: Image = self._image(out)
         view, eye = self._life_of(frame, pose, blink)
         self._draw(self._check_window(window), view, eye, image, alpha=alpha, depth=depth)
         return image
@@ -446,16 +482,35 @@ class Renderer:
         attention: bool,
     ) -> dict[str, Any]:
         """A session's picture, and what else it asks for, by the names of `Frame`."""
-        size = (self.height, self.width)
-        drawn: dict[str, Any] = {
-            "image": self._image(None),
-            "alpha": np.empty(size, np.float32) if alpha else None,
-            "depth": np.empty(size, np.float32) if depth else None,
-        }
+        drawn = self._targets(alpha=alpha, depth=depth)
         self._draw(window, pose, eye, **drawn)
         if attention:
             drawn["attention"] = self._attention(window, pose, eye, drawn["image"])
         return drawn
+
+    def _targets(self, *, alpha: bool, depth: bool) -> dict[str, Any]:
+        return {
+            "image": self._image(None),
+            "alpha": self._plane("alpha", None) if alpha else None,
+            "depth": self._plane("depth", None) if depth else None,
+        }
+
+    def _draw_many(self, frames: Sequence[tuple[FloatArray, Pose, float, dict[str, Any]]]) -> None:
+        engine = self._open()
+        if frames:
+            engine.render_many(self._canvas, [self._job(*frame) for frame in frames])
+
+    def _job(self, window: FloatArray, pose: Pose, eye: float, targets: dict[str, Any]) -> FrameJob:
+        return FrameJob(
+            window,
+            eye,
+            pose.camera_vector(),
+            pose.viewmat(),
+            torso_weights(self.avatar.torso_poses, pose.euler),
+            targets["image"],
+            targets["alpha"],
+            targets["depth"],
+        )
 
     def _attention(
         self, window: FloatArray, pose: Pose, eye: float, image: Image
@@ -476,11 +531,24 @@ class Renderer:
             raise ClosedError("this Renderer is closed; make a new one")
         return self._engine
 
-    def _image(self, out: Image | None) -> Image:
+    def _image(self, out: Any) -> Any:
+        engine = self._open()
+        if engine.gives_device_images:
+            return engine.device_image(self._canvas, out)
         if out is None:
             return empty_image(self._camera, self._output)
         wanted = empty_image(self._camera, self._output)
         return _check_output("out", out, wanted.shape, wanted.dtype)
+
+    def _plane(self, name: str, out: Any) -> Any:
+        """Room for alpha or depth, or the caller's."""
+        engine = self._open()
+        if engine.gives_device_images:
+            return engine.device_plane(self._canvas, name, out)
+        size = (self.height, self.width)
+        if out is None:
+            return np.empty(size, np.float32)
+        return _check_output(name, out, size, np.dtype(np.float32))
 
     def _check_window(self, window: FloatArray) -> FloatArray:
         shape = (

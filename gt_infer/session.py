@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .behaviour import Behaviour
-from .clip import Clip, Sound
+from .clip import Clip, DueFrame, Sound
 from .config import TIMING
 from .errors import BacklogError, InputError
 from .pose import Pose
@@ -17,12 +18,23 @@ from .types import Frame
 if TYPE_CHECKING:
     from .renderer import Renderer
 
-__all__ = ["Overflow", "Session"]
+__all__ = ["BlinkSource", "Overflow", "PoseSource", "Session", "read_together"]
 
 Overflow = Literal["error", "drop"]
 # A fixed value for every frame, a function of the frame's index, or None for the avatar's own.
 PoseSource = Pose | Callable[[int], Pose | None] | None
 BlinkSource = float | Callable[[int], float | None] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Due:
+    """A frame that can be drawn, and what it shows."""
+
+    clip: Clip
+    frame: DueFrame
+    index: int
+    pose: Pose
+    eye: float
 
 
 class Session:
@@ -183,32 +195,44 @@ class Session:
 
     def _read_frame(self, pose: PoseSource, blink: BlinkSource) -> Frame | None:
         while True:
-            with self._lock:
-                clip, due = self._clip, self._clip.peek()
-                index = self._next_index
+            due = self._next_due(pose, blink)
             if due is None:
                 return None
-            view = self._behaviour.pose(index, pose(index) if callable(pose) else pose)
-            eye = self._behaviour.blink(index, blink(index) if callable(blink) else blink)
             drawn = self._renderer._draw_frame(
-                due.window,
-                view,
-                eye,
+                due.frame.window,
+                due.pose,
+                due.eye,
                 alpha=self._alpha,
                 depth=self._depth,
                 attention=self._attention,
             )
-            with self._lock:
-                if clip is not self._clip or clip.peek() is not due:
-                    continue  # interrupted or dropped while it was drawn
-                self._take()
-            return Frame(
-                index=index,
-                pts=index / TIMING.fps,
-                sound=due.sound,
-                sample_rate=due.sample_rate,
-                **drawn,
-            )
+            frame = self._finished(due, drawn)
+            if frame is not None:
+                return frame
+
+    def _next_due(self, pose: PoseSource, blink: BlinkSource) -> _Due | None:
+        with self._lock:
+            clip, frame = self._clip, self._clip.peek()
+            index = self._next_index
+        if frame is None:
+            return None
+        view = self._behaviour.pose(index, pose(index) if callable(pose) else pose)
+        eye = self._behaviour.blink(index, blink(index) if callable(blink) else blink)
+        return _Due(clip, frame, index, view, eye)
+
+    def _finished(self, due: _Due, drawn: dict[str, Any]) -> Frame | None:
+        """The frame; None when it was interrupted or dropped while it was drawn."""
+        with self._lock:
+            if due.clip is not self._clip or due.clip.peek() is not due.frame:
+                return None
+            self._take()
+        return Frame(
+            index=due.index,
+            pts=due.index / TIMING.fps,
+            sound=due.frame.sound,
+            sample_rate=due.frame.sample_rate,
+            **drawn,
+        )
 
     def _is_over(self) -> bool:
         with self._lock:
@@ -226,3 +250,34 @@ class Session:
     def _take(self) -> None:
         self._clip.take()
         self._next_index += 1
+
+
+def read_together(
+    renderer: Renderer, sessions: Sequence[Session], pose: PoseSource, blink: BlinkSource
+) -> list[Frame | None]:
+    """See `Renderer.render_many`."""
+    for position, session in enumerate(sessions):
+        if not isinstance(session, Session) or session._renderer is not renderer:
+            raise InputError(f"sessions[{position}]: not a session of this renderer")
+    if len(set(map(id, sessions))) < len(sessions):
+        raise InputError("sessions: each may be given once")
+    frames: list[Frame | None] = [None] * len(sessions)
+    left = list(enumerate(sessions))
+    while left:
+        due = [(at, session, session._next_due(pose, blink)) for at, session in left]
+        drawn = [
+            (at, session, next_due, renderer._targets(alpha=session._alpha, depth=session._depth))
+            for at, session, next_due in due
+            if next_due is not None
+        ]
+        renderer._draw_many([(d.frame.window, d.pose, d.eye, t) for _, _, d, t in drawn])
+        left = []
+        for at, session, next_due, targets in drawn:
+            if session._attention:
+                targets["attention"] = renderer._attention(
+                    next_due.frame.window, next_due.pose, next_due.eye, targets["image"]
+                )
+            frames[at] = session._finished(next_due, targets)
+            if frames[at] is None:  # interrupted meanwhile: its next one, if there is one
+                left.append((at, session))
+    return frames

@@ -16,7 +16,7 @@ from ..avatar import Avatar, CanonicalGaussians, Linear, Network
 from ..config import EngineConfig
 from ..errors import ClosedError, EngineError, InputError
 from ..types import FloatArray, Gaussians
-from . import Canvas
+from . import Canvas, FrameJob
 
 __all__ = ["CpuEngine", "at_degree_3"]
 
@@ -44,6 +44,7 @@ class CpuEngine:
     """
 
     name = "cpu"
+    gives_device_images = False
 
     def __init__(self, avatar: Avatar, config: EngineConfig) -> None:
         isas = _native.available_isas()
@@ -128,6 +129,28 @@ class CpuEngine:
             )
         except RuntimeError as err:
             raise EngineError(f"this frame cannot be drawn: {err}") from err
+
+    def render_many(self, canvas: _PreparedCanvas, jobs: Sequence[FrameJob]) -> None:
+        """One after another: every frame keeps all threads busy by itself."""
+        for job in jobs:
+            assert job.window is not None
+            self.render(
+                canvas,
+                job.window,
+                job.eye,
+                job.camera,
+                job.viewmat,
+                job.out,
+                layer_weights=job.layer_weights,
+                alpha=job.alpha,
+                depth=job.depth,
+            )
+
+    def device_image(self, canvas: _PreparedCanvas, out: Any) -> Any:
+        raise EngineError('engine="cpu" draws in host memory')
+
+    def device_plane(self, canvas: _PreparedCanvas, name: str, out: Any) -> Any:
+        raise EngineError('engine="cpu" draws in host memory')
 
     def splat(
         self,

@@ -27,6 +27,8 @@ def test_public_names() -> None:
         "Camera",
         "CheckpointError",
         "ClosedError",
+        "DeviceImage",
+        "DeviceMemoryError",
         "EngineConfig",
         "EngineError",
         "Frame",
