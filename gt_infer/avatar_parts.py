@@ -206,7 +206,8 @@ class LogMelConstants:
             )
         elif self.n_fft & (self.n_fft - 1):
             checks.refuse("frontend", f"n_fft = {self.n_fft}: must be a power of two")
-        if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
+        # Not sample_rate / 2: a file may claim a rate that no float can hold.
+        if not (0 <= self.f_min < self.f_max and 2 * self.f_max <= self.sample_rate):
             checks.refuse(
                 "frontend",
                 f"f_min = {self.f_min}, f_max = {self.f_max}, expected 0 <= f_min < f_max <= "

@@ -39,8 +39,10 @@ class PrecomputedFeatures:
         except OSError as error:
             raise AudioError(f"{self.path}: {error.strerror or error}") from error
         except Exception as error:  # a damaged header raises whatever Python's tokenizer does
+            # The first line says what is wrong; numpy's next ones advise to trust the file.
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise AudioError(
-                f"{self.path}: not a plain .npy array, or cut short ({error}). Expected the "
+                f"{self.path}: not a plain .npy array, or cut short ({reason}). Expected the "
                 f"features of a clip, [frames, {TIMING.steps_per_window}, channels]."
             ) from error
         if (

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gt_infer import AudioError, Avatar, AvatarError, EngineConfig, MediaError, Renderer
-from gt_infer.audio import stream_mono16k
+from gt_infer.audio import PrecomputedFeatures, stream_mono16k
 from gt_infer.media import read_image
 from gt_infer.types import Camera
 from tests.fuzz.harness import _memory, _start_peak
@@ -85,6 +85,28 @@ def test_torchs_advice_to_trust_the_file_is_not_passed_on(tmp_path: Path) -> Non
     assert "weights_only" not in message
     assert "option" not in message
     assert message.isprintable()
+
+
+def test_numpys_advice_to_trust_the_file_is_not_passed_on(tmp_path: Path) -> None:
+    path = tmp_path / "features.npy"
+    np.save(path, np.zeros((2, 16, 29), np.float32))
+    stored = path.read_bytes()
+    header = stored[10:128].rstrip() + b" " * 20_000 + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+    with pytest.raises(AudioError, match="not a plain") as refused:
+        PrecomputedFeatures(path)
+    assert "pickle" not in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+def test_a_rate_that_no_float_holds_is_refused() -> None:
+    avatar = small_avatar()
+    assert avatar.frontend.constants is not None
+    constants = dataclasses.replace(avatar.frontend.constants, sample_rate=10**400)
+    with pytest.raises(AvatarError, match="sample_rate, hop = "):
+        dataclasses.replace(
+            avatar, frontend=dataclasses.replace(avatar.frontend, constants=constants)
+        )
 
 
 def test_names_in_a_track_params_are_harmless_in_a_terminal(tmp_path: Path) -> None:
