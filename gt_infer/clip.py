@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .audio import FrameWindows, Resampler, as_float32, check_sample_rate
+from .audio import FrameWindows, Resampler, check_sample_rate
+from .audio.samples import check_samples, in_blocks
 from .config import TIMING
 from .errors import InputError
 from .types import FloatArray
@@ -57,6 +58,7 @@ class Clip:
         self._original: deque[Sound] = deque()  # what unread frames will give back
         self._original_start = 0  # sample number of its first
         self._pending: deque[FloatArray] = deque()  # 16 kHz, not yet in `_windows`
+        self._n_pending = 0  # samples
         self._coming: Iterator[int] = iter(())  # frames that the last push to `_windows` made due
         self._due: DueFrame | None = None
         self._is_at_end = False
@@ -88,7 +90,7 @@ class Clip:
             InputError: wrong dtype, shape or rate, or another one than the clip began with.
             AudioError: NaN or inf.
         """
-        as_float32(samples)
+        check_samples(samples)
         check_sample_rate(sample_rate)
         layout = _layout(samples, sample_rate)
         if layout[1] == 0:
@@ -104,17 +106,18 @@ class Clip:
         if self._resampler is None:
             self._layout = _layout(samples, sample_rate)
             self._resampler = Resampler(sample_rate, self._layout[1])
-        samples = samples.copy()  # the caller may reuse its buffer
         self._pushed += len(samples)
-        self._original.append(samples)
-        self._pending.append(self._resampler.push(samples))
+        for _, block in in_blocks(samples):
+            block = block.copy()  # the caller may reuse its buffer
+            self._original.append(block)
+            self._wait(self._resampler.push(block))
 
     def flush(self) -> None:
         """Ends the clip."""
         if not self.is_flushed:
             self.is_flushed = True
             if self._resampler is not None:
-                self._pending.append(self._resampler.flush())
+                self._wait(self._resampler.flush())
 
     def peek(self) -> DueFrame | None:
         """The next frame, or None when it needs more sound."""
@@ -149,11 +152,14 @@ class Clip:
         self._coming = iter(range(first, self._windows.flush()))
         return True
 
+    def _wait(self, samples: FloatArray) -> None:
+        self._pending.append(samples)
+        self._n_pending += len(samples)
+
     def _next_chunk(self) -> FloatArray | None:
         """640 pending samples or, at the clip's end, what is left of them."""
         wanted = TIMING.chunk_samples
-        available = sum(map(len, self._pending))
-        if available < wanted and not (self.is_flushed and available):
+        if self._n_pending < wanted and not (self.is_flushed and self._n_pending):
             return None
         parts: list[FloatArray] = []
         while wanted > 0 and self._pending:
@@ -163,6 +169,7 @@ class Clip:
                 part = part[:wanted]
             parts.append(part)
             wanted -= len(part)
+            self._n_pending -= len(part)
         return np.concatenate(parts)
 
     def _sound_of(self, frame: int) -> Sound:

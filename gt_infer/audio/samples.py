@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,21 @@ import numpy.typing as npt
 from ..errors import AudioError, InputError
 from ..types import FloatArray
 
-__all__ = ["LOUDEST", "as_float32", "is_sound", "mix_to_mono"]
+__all__ = ["LOUDEST", "as_float32", "check_samples", "in_blocks", "is_sound", "mix_to_mono"]
 
 # Full scale is 1. Mixing and filtering add samples up; sums of these are still finite.
 LOUDEST = 1e35
 
+# Long sound is worked on in blocks of so many samples. What malloc is asked for is then small and
+# of few sizes: big arrays of ever other sizes, freed in another order, leave holes in its heaps,
+# and a process that speaks for hours grows by them (docs/soak.md).
+BLOCK = 4096
 
-def as_float32(
+
+def check_samples(
     samples: npt.NDArray[Any], *, name: str = "samples", loudest: float = LOUDEST
-) -> FloatArray:
-    """Samples as float32, full scale 1: int16 is divided by 32768, float32 is returned as it is.
+) -> None:
+    """Refuses what is no sound; takes no memory to speak of, however long it is.
 
     Args:
         samples: int16 or float32, [n] or [n, channels].
@@ -39,14 +45,33 @@ def as_float32(
     if samples.ndim not in (1, 2):
         raise InputError(f"{name}: expected [n] or [n, channels], got {list(samples.shape)}")
     if samples.dtype == np.int16:
-        return samples.astype(np.float32) / np.float32(32768)
-    fine = is_sound(samples, loudest)
-    if not fine.all():
-        at = int(np.argwhere(~fine)[0, 0])
-        raise AudioError(
-            f"{name}[{at}] is {samples[at]}: sound must be finite, and its full scale is 1.0"
-        )
+        return
+    for start, block in in_blocks(samples):
+        fine = is_sound(block, loudest)
+        if not fine.all():
+            at = start + int(np.argwhere(~fine)[0, 0])
+            raise AudioError(
+                f"{name}[{at}] is {samples[at]}: sound must be finite, and its full scale is 1.0"
+            )
+
+
+def as_float32(
+    samples: npt.NDArray[Any], *, name: str = "samples", loudest: float = LOUDEST
+) -> FloatArray:
+    """Samples as float32, full scale 1: int16 is divided by 32768, float32 is returned as it is.
+    Arguments and errors as `check_samples`."""
+    check_samples(samples, name=name, loudest=loudest)
+    if samples.dtype == np.int16:
+        scaled = samples.astype(np.float32)
+        scaled /= np.float32(32768)
+        return scaled
     return np.ascontiguousarray(samples)
+
+
+def in_blocks(samples: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Views of at most `BLOCK` samples one after another, each with the number of its first."""
+    for start in range(0, len(samples), BLOCK):
+        yield start, samples[start : start + BLOCK]
 
 
 def is_sound(samples: FloatArray, loudest: float = LOUDEST) -> npt.NDArray[np.bool_]:

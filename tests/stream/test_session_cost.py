@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,24 @@ def test_what_waits_to_be_read_costs_little_more_than_its_samples(renderer: Rend
     for session in sessions:
         session.interrupt()
         assert session.unread == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_a_long_piece_is_taken_in_without_working_copies(renderer: Renderer, dtype: str) -> None:
+    """What is kept is kept in small blocks, and nothing of the piece's own size is made beside it:
+    such arrays, of ever other sizes, are what makes malloc's heaps grow over hours."""
+    session = renderer.session(max_unread=1000)
+    sound = np.zeros((48_000 * 20, 2), dtype)
+    session.push(sound[:100], 48_000)
+    session.interrupt()
+    tracemalloc.start()
+    try:
+        session.push(sound, 48_000)
+        kept, peak = tracemalloc.get_traced_memory()
+        largest = max(trace.size for trace in tracemalloc.take_snapshot().traces)
+    finally:
+        tracemalloc.stop()
+    samples = sound.nbytes + len(sound) * 4 // 3  # as pushed, and at 16 kHz
+    assert 0.99 * samples < kept < 1.1 * samples
+    assert peak - kept < 500_000
+    assert largest < 100_000
