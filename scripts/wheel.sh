@@ -2,13 +2,18 @@
 # Fills dist/ with the sdist and, built from it, a manylinux wheel for one Python. Then installs both
 # in empty environments away from the tree and tries them (docs/packaging.md).
 #
-#   wheel.sh PYTHON [OUTPUT_FOLDER]     DEMO=0 leaves the demo avatar out of the wheel
+#   wheel.sh PYTHON [OUTPUT_FOLDER]
+#
+# DEMO=0 leaves the demo avatar out of the wheel. Both wheels have the same name, so that one goes to
+# dist/without-demo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 python=$(command -v "$1")
-dist=$(realpath -m "${2:-dist}")
 demo=${DEMO:-1}
+default=dist
+if [[ $demo == 0 ]]; then default=dist/without-demo; fi
+dist=$(realpath -m "${2:-$default}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 say() { echo "== $*"; }
