@@ -13,6 +13,7 @@ from pathlib import Path
 import gt_infer
 from gt_infer.avatar import Avatar
 from gt_infer.cli.common import EXIT_INTERRUPTED, printable, run
+from gt_infer.destination import destination
 from gt_infer.errors import InputError
 
 from .compare import check_same_avatar, compare
@@ -231,10 +232,14 @@ def _check_output(path: Path) -> None:
     """Refuse a file that cannot be written. Raises: InputError."""
     if path.is_dir():
         raise InputError(f"{path}: is a directory; pass the name of a file")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such directory")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path.parent}: not writable")
+    try:
+        folder = destination(path).parent
+    except OSError as err:
+        raise InputError(f"{path}: {err.strerror or err}") from err
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such directory")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder}: not writable")
 
 
 def _say(message: str) -> None:

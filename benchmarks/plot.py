@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from gt_infer.destination import destination
 from gt_infer.errors import EngineError
 
 from .report import Case, CaseResult, Report
@@ -67,7 +67,7 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
         panel(axes)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    target = Path(path)
+    target = destination(path)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         figure.savefig(part, dpi=_DPI, format="png")

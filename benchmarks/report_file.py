@@ -11,6 +11,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from gt_infer.destination import destination
 from gt_infer.errors import InputError
 
 from .report import SCHEMA, Report
@@ -29,7 +30,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> None:
     """Whole or not at all. Raises: OSError."""
-    target = Path(path)
+    target = destination(path)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         part.write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")

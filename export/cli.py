@@ -14,6 +14,7 @@ from gt_infer.avatar import AudioFrontend, Avatar, save_avatar
 from gt_infer.cli.common import printable, run
 from gt_infer.cli.info import avatar_lines
 from gt_infer.config import TIMING
+from gt_infer.destination import destination
 from gt_infer.errors import GtError, InputError
 
 from . import cli_targets
@@ -242,10 +243,14 @@ def _output(arguments: argparse.Namespace) -> Path:
         raise InputError(f"{output}: is a directory; pass the name of a file")
     if output.suffix != ".safetensors":  # nor can a slip replace a part of the checkpoint
         raise InputError(f"{output}: the avatar's name must end in .safetensors")
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent}: no such directory")
-    if not os.access(output.parent, os.W_OK):
-        raise InputError(f"{output.parent}: not writable")
+    try:
+        folder = destination(output).parent
+    except OSError as err:
+        raise InputError(f"{output}: {err.strerror or err}") from err
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such directory")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder}: not writable")
     return output
 
 

@@ -15,13 +15,13 @@ import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from .destination import destination
 from .errors import AvatarError
 from .types import FloatArray
 
@@ -207,9 +207,10 @@ def write_tensor_file(
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that appears under `path`, complete, when the block ends without an error.
 
-    Until then it lies beside it as `.NAME.<random>.part`. Raises: OSError.
+    Until then it lies beside it as `.NAME.<random>.part`. A symbolic link is followed: what it
+    points to is replaced. Raises: OSError.
     """
-    target = Path(path)
+    target = destination(path)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     with open(part, "xb") as file:
         try:

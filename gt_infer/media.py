@@ -1,7 +1,8 @@
 """Pictures and video: PNG and JPEG in, PNG and MP4 out.
 
 A file appears under its name only when it is complete: it is written beside it as
-`NAME.xxxxxxxx.part` and renamed at the end.
+`NAME.xxxxxxxx.part` and renamed at the end. Where the name is a symbolic link, what it points to is
+written, as by `open`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .audio.resample import RateConverter
+from .audio.resample import RateConverter, check_sample_rate
 from .audio.samples import as_float32, mix_to_mono
 from .config import TIMING
+from .destination import destination
 from .errors import ClosedError, InputError, MediaError
 from .types import FloatArray
 
@@ -36,6 +38,9 @@ _AAC_RATES = (
     96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000,
 )  # fmt: skip
 _AAC_FRAME = 1024  # samples
+_X264_SIDE = 16_384  # pixels, the encoder's own limit
+_MAX_FPS = 1000
+_MAX_CHANNELS = 1024  # libsndfile's, so that any sound file's fit
 _BT709 = 1  # ITU-T H.273: primaries, transfer and matrix of BT.709 are all code 1
 _MAX_PIXELS = 1 << 26
 # FFmpeg's demuxers by a file's first bytes. Naming them keeps a file from choosing one itself:
@@ -68,7 +73,8 @@ class VideoWriter:
         channels: of the sound; mono and stereo are kept, more are mixed to mono.
 
     Raises:
-        InputError: a size that is odd, or a name that does not end in .mp4.
+        InputError: a size that is odd or no size, a name that does not end in .mp4, or another
+            argument out of range.
         MediaError: the file cannot be written.
     """
 
@@ -82,22 +88,34 @@ class VideoWriter:
         sample_rate: int | None = None,
         channels: int = 1,
     ) -> None:
-        self.path = Path(path)
+        self.path = _checked_path(path)
         if self.path.suffix.lower() != ".mp4":
             raise InputError(f"{self.path}: the video's name must end in .mp4")
+        for name, value, most in (
+            ("width", width, _X264_SIDE),
+            ("height", height, _X264_SIDE),
+            ("fps", fps, _MAX_FPS),
+            ("channels", channels, _MAX_CHANNELS),
+        ):
+            if not (isinstance(value, int | np.integer) and 1 <= value <= most):
+                raise InputError(f"{name} = {value!r}: must be a whole number from 1 to {most}")
+        if sample_rate is not None:
+            check_sample_rate(sample_rate)
         if width % 2 or height % 2:
             raise InputError(
                 f"{self.path}: {width}x{height} pixels cannot be stored as H.264, whose colours "
                 "lie on 2x2 pixels: width and height must be even"
             )
-        self._shape = (height, width, 3)
+        self._shape = (int(height), int(width), 3)
         self._frames = 0
         self._sound: _SoundTrack | None = None
-        self._part = _part_beside(self.path)
         self._container: Any = None
+        with _errors_name(self.path):
+            self._target = destination(self.path)
+        self._part = _part_beside(self._target)
         try:
             with _errors_name(self.path):
-                self._open(fps, sample_rate, channels)
+                self._open(int(fps), sample_rate, int(channels))
         except BaseException:
             self.discard()
             raise
@@ -143,10 +161,10 @@ class VideoWriter:
             MediaError: the disk is full, or similar.
         """
         self._check_open()
-        if image.dtype != np.uint8 or image.shape != self._shape:
-            raise InputError(
-                f"image: expected uint8 {list(self._shape)}, got {image.dtype} {list(image.shape)}"
-            )
+        if not (
+            isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == self._shape
+        ):
+            raise InputError(f"image: expected uint8 {list(self._shape)}, got {_kind(image)}")
         import av
         from av.video.reformatter import Colorspace
 
@@ -188,7 +206,7 @@ class VideoWriter:
                     self._container.mux(self._sound.finish())
                 self._container.mux(self._video.encode(None))
                 self._container.close()
-                os.replace(self._part, self.path)
+                os.replace(self._part, self._target)
             self._container = None
         finally:
             self.discard()
@@ -295,11 +313,12 @@ class PngFolderWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = _checked_path(path)
         with _errors_name(self.path):
-            if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+            self._target = target = destination(self.path)
+            if target.exists() and not (target.is_dir() and not any(target.iterdir())):
                 raise MediaError(f"{self.path}: exists and is not an empty folder")
-            self._part = _part_beside(self.path)
+            self._part = _part_beside(target)
             self._part.mkdir()
         self._frames = 0
         self._is_open = True
@@ -317,7 +336,7 @@ class PngFolderWriter:
             return
         try:
             with _errors_name(self.path):
-                os.replace(self._part, self.path)
+                os.replace(self._part, self._target)
             self._is_open = False
         finally:
             self.discard()
@@ -353,12 +372,18 @@ def write_png(path: str | os.PathLike[str], image: Image) -> None:
     import av
 
     formats = {3: "rgb24", 4: "rgba"}
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in formats:
-        raise InputError(
-            f"image: expected uint8 [H, W, 3 or 4], got {image.dtype} {list(image.shape)}"
-        )
-    path = Path(path)
-    part = _part_beside(path)
+    if not (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] in formats
+        and image.size > 0
+    ):
+        raise InputError(f"image: expected uint8 [H, W, 3 or 4], got {_kind(image)}")
+    path = _checked_path(path)
+    with _errors_name(path):
+        target = destination(path)
+    part = _part_beside(target)
     try:
         with _errors_name(path):
             encoder: Any = av.CodecContext.create("png", "w")
@@ -370,7 +395,7 @@ def write_png(path: str | os.PathLike[str], image: Image) -> None:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), encoder.pix_fmt)
             packets = encoder.encode(frame) + encoder.encode(None)
             part.write_bytes(b"".join(bytes(packet) for packet in packets))
-            os.replace(part, path)
+            os.replace(part, target)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -412,6 +437,19 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         has_alpha = any(component.is_alpha for component in frame.format.components)
         image = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
     return np.ascontiguousarray(image, np.uint8)
+
+
+def _checked_path(path: str | os.PathLike[str]) -> Path:
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InputError(f"path = {path!r}: expected a file's name")
+    return Path(name)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return type(value).__name__
 
 
 def _part_beside(path: Path) -> Path:

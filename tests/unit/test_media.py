@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -151,6 +153,50 @@ class TestVideo:
         assert len(decode(path).images) == 1
         assert list(tmp_path.iterdir()) == [path]
 
+    def test_a_link_is_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        link, real = tmp_path / "out.mp4", tmp_path / "real" / "speech.mp4"
+        link.symlink_to("real/speech.mp4")  # a relative one; first it points to nothing
+        for frames in (1, 2):
+            with VideoWriter(link, width=W, height=H) as video:
+                assert list(real.parent.glob("*.part")), "written beside what will be replaced"
+                for _ in range(frames):
+                    video.write_frame(BLACK)
+            assert link.is_symlink()
+            assert len(decode(real).images) == frames
+        assert list(real.parent.iterdir()) == [real]
+
+    def test_a_device_is_not_replaced(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.mp4")
+        (tmp_path / "link.mp4").symlink_to("pipe.mp4")
+        for name in ("pipe.mp4", "link.mp4"):
+            with pytest.raises(MediaError, match=rf"{name}: cannot write it \(not a file, but"):
+                VideoWriter(tmp_path / name, width=W, height=H)
+        assert (tmp_path / "pipe.mp4").is_fifo()
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            ({"path": 7}, "path = 7: expected a file's name"),
+            ({"path": "nul\0.mp4"}, "path = .*: expected a file's name"),
+            ({"path": b"a.mp4"}, "path = b'a.mp4': expected a file's name"),
+            ({"width": 0}, "width = 0: must be a whole number from 1 to 16384"),
+            ({"width": 64.0}, r"width = 64\.0: must be a whole number"),
+            ({"height": "48"}, "height = '48': must be a whole number"),
+            ({"height": 20_000}, "height = 20000: must be a whole number"),
+            ({"fps": 0}, "fps = 0: must be a whole number from 1 to 1000"),
+            ({"fps": None}, "fps = None: must be"),
+            ({"sample_rate": 0}, "sample_rate = 0: must be"),
+            ({"sample_rate": 16e3}, r"sample_rate = 16000\.0: must be"),
+            ({"sample_rate": 16_000, "channels": 0}, "channels = 0: must be"),
+        ],
+    )
+    def test_wrong_arguments(self, tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+        arguments: dict[str, Any] = {"path": tmp_path / "out.mp4", "width": W, "height": H} | wrong
+        with pytest.raises(InputError, match=message):
+            VideoWriter(arguments.pop("path"), **arguments)
+        assert list(tmp_path.iterdir()) == []
+
     def test_two_writers_of_one_file_do_not_mix(self, tmp_path: Path) -> None:
         path = tmp_path / "out.mp4"
         with (
@@ -213,7 +259,8 @@ class TestVideo:
             tmp_path / "out.mp4", width=W, height=H, sample_rate=8_000, channels=2
         ) as video:
             video.write_frame(BLACK)
-            for image in (BLACK[:-2], BLACK.astype(np.float32), np.dstack([BLACK, BLACK])):
+            wrong: list[Any] = [BLACK[:-2], BLACK.astype(np.float32), np.dstack([BLACK, BLACK])]
+            for image in [*wrong, BLACK.tolist(), None]:
                 with pytest.raises(InputError, match=r"image: expected uint8 \[48, 64, 3\], got"):
                     video.write_frame(image)
             with pytest.raises(InputError, match=r"expected \[n, 2\], got \[10\]"):
@@ -266,6 +313,14 @@ class TestPngFolder:
         with pytest.raises(MediaError, match="frames: exists and is not an empty folder"):
             PngFolderWriter(tmp_path / "frames")
         assert len(list((tmp_path / "frames").iterdir())) == 1
+
+    def test_a_link_to_an_empty_folder_is_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "frames").symlink_to("real")
+        with PngFolderWriter(tmp_path / "frames") as folder:
+            folder.write_frame(BLACK)
+        assert (tmp_path / "frames").is_symlink()
+        assert [path.name for path in (tmp_path / "real").iterdir()] == ["000000.png"]
 
     def test_a_file_in_its_place(self, tmp_path: Path) -> None:
         (tmp_path / "frames").write_bytes(b"")
@@ -339,9 +394,18 @@ class TestPictures:
 
     @pytest.mark.parametrize(
         "image",
-        [BLACK.astype(np.float32), BLACK[..., 0], BLACK[..., :2]],
-        ids=["float", "2-D", "2 channels"],
+        [BLACK.astype(np.float32), BLACK[..., 0], BLACK[..., :2], BLACK[:0], BLACK.tolist(), None],
+        ids=["float", "2-D", "2 channels", "empty", "list", "None"],
     )
-    def test_wrong_arrays(self, tmp_path: Path, image: np.ndarray) -> None:
+    def test_wrong_arrays(self, tmp_path: Path, image: Any) -> None:
         with pytest.raises(InputError, match=r"image: expected uint8 \[H, W, 3 or 4\], got"):
             write_png(tmp_path / "a.png", image)
+
+    def test_a_link_is_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "real.png").write_bytes(b"old")
+        (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+        write_png(tmp_path / "link.png", BLACK)
+        assert (tmp_path / "link.png").is_symlink()
+        np.testing.assert_array_equal(read_image(tmp_path / "real.png"), BLACK)
+        with pytest.raises(InputError, match="path = 3: expected a file's name"):
+            write_png(3, BLACK)  # type: ignore[arg-type]
