@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,9 @@ from .samples import is_sound
 __all__ = ["SoundReader", "stream_mono16k"]
 
 _BLOCK_VALUES = 1 << 15  # values (samples times channels) per block: 0.7 s of 48 kHz mono
+_LEAST_MISSING = 0.01  # seconds; some writers count a few bytes too many
+_MAX_CHUNKS = 100  # of a wav, before its sound
+_OPEN_LENGTH = 0x7FFF_0000  # bytes; who writes a wav to a pipe claims that, or up to 4 GiB
 _UNKNOWN_SAMPLES = 1 << 62  # libsndfile says at least that much when a header leaves the length out
 
 
@@ -38,6 +42,9 @@ class SoundReader:
 
     Raises:
         AudioError: no such file, not sound, a damaged header, or no samples.
+
+    Warns:
+        UserWarning: a wav that was cut short; what is left of it is the sound.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -85,6 +92,14 @@ class SoundReader:
         except AudioError:
             self.close()
             raise
+        seconds = self.samples / self.sample_rate
+        promised = seconds * _promised_part(self.path)
+        if promised > seconds + _LEAST_MISSING:
+            warnings.warn(
+                f"{self.path}: the file was cut short: its header promises {promised:.2f} s of "
+                f"sound, and {seconds:.2f} s are there",
+                stacklevel=2,
+            )
 
     @property
     def n_frames(self) -> int:
@@ -168,6 +183,25 @@ class _Unmeasured(io.FileIO):
             return super().seek(0)
         self._is_measured = True
         return super().seek(offset, whence)
+
+
+def _promised_part(path: Path) -> float:
+    """How much sound a wav's header promises, in units of what the file holds. libsndfile takes
+    what is there without a word. 1 where the header leaves the length open, as writers to a pipe
+    do, and for other files.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(4) != b"RIFF":
+            return 1.0
+        file.seek(12)
+        for _ in range(_MAX_CHUNKS):
+            name, length = file.read(4), int.from_bytes(file.read(4), "little")
+            if name == b"data":
+                held = size - file.tell()
+                return length / held if 0 < held < length < _OPEN_LENGTH else 1.0
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return 1.0
 
 
 def stream_mono16k(path: str | os.PathLike[str]) -> Iterator[FloatArray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 
 import av
@@ -190,6 +191,41 @@ class TestHostile:
         path.write_bytes(path.read_bytes()[:-20_000])
         with pytest.raises(AudioError, match=r"speech\.flac: (damaged|ends) after"):
             load(path)
+
+    @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "IMA_ADPCM"])
+    def test_a_wav_that_was_cut_short_is_told(self, tmp_path: Path, subtype: str) -> None:
+        """libsndfile reads what is left as if that were all."""
+        path = tmp_path / "speech.wav"
+        soundfile.write(path, NOISE[:, :1], 16_000, subtype=subtype)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        message = r"speech\.wav: .* header promises 2\.5\d s of sound, and 1\.\d\d s are there"
+        with pytest.warns(UserWarning, match=message):
+            sound = load(path)
+        assert 18_000 < len(sound) < 22_000
+
+    @pytest.mark.parametrize(
+        ("claimed", "extra"),
+        [
+            (0xFFFF_FFFF, b""),
+            (0x7FFF_F000, b""),
+            (80_010, b""),
+            (80_000, b""),
+            (80_000, b"id"),
+        ],
+    )
+    def test_a_length_left_open_and_more_after_the_sound_are_no_cut(
+        self, tmp_path: Path, claimed: int, extra: bytes
+    ) -> None:
+        path = tmp_path / "speech.wav"
+        soundfile.write(path, NOISE[:, 0], 16_000, subtype="PCM_16")
+        wav = bytearray(path.read_bytes())
+        assert wav[36:40] == b"data"
+        wav[40:44] = struct.pack("<I", claimed)
+        path.write_bytes(wav + extra)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(load(path)) == 40_000
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_not_finite(self, tmp_path: Path, value: float) -> None:
