@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from gt_infer.avatar_file import short
 from gt_infer.errors import CheckpointError
 
+from .regular import check_is_file
+
 __all__ = ["read_cfg_args", "take_bool", "take_int"]
 
 _MAX_BYTES = 1 << 20  # real ones have about 3 kB
@@ -20,6 +22,7 @@ def read_cfg_args(path: str | os.PathLike[str]) -> dict[str, object]:
 
     Raises: CheckpointError: the file cannot be read, or is something else. FileNotFoundError.
     """
+    check_is_file(path)
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(_MAX_BYTES + 1)

@@ -22,6 +22,8 @@ from gt_infer.pose import Pose
 from gt_infer.tracking import read_blink, read_poses
 from gt_infer.types import Camera, FloatArray
 
+from .regular import check_is_file
+
 __all__ = ["Dataset", "read_dataset"]
 
 _MAX_JSON_BYTES = 256 << 20  # a frame takes about 330 bytes
@@ -157,6 +159,7 @@ class _Frames:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    check_is_file(path)
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_JSON_BYTES + 1)

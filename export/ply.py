@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from gt_infer.errors import CheckpointError
 
+from .regular import check_is_file
+
 __all__ = ["read_ply"]
 
 _MAX_HEADER_BYTES = 64 * 1024  # a Gaussian cloud's is about 1500
@@ -42,6 +44,7 @@ def read_ply(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
 
     Raises: CheckpointError: missing, no PLY, ascii, big-endian, truncated, or without vertices.
     """
+    check_is_file(path)
     try:
         with open(path, "rb") as file:
             head = file.read(_MAX_HEADER_BYTES)

@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,39 @@ FAILURES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
 }
 
 
+PIPES = {
+    "cfg_args": "model/cfg_args",
+    "cloud": "model/point_cloud/iteration_10000/point_cloud.ply",
+    "networks": "model/point_cloud/iteration_10000/deformation.pth",
+    "camera": "anna/transforms_train.json",
+    "blinks": "anna/au.csv",
+    "backdrop": "anna/bc.jpg",
+    "sound": "anna/aud.wav",
+}
+
+
+@pytest.mark.parametrize("name", PIPES.values(), ids=PIPES)
+def test_a_pipe_is_no_file(
+    name: str, model: Path, dataset: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Opening one would wait for a writer that never comes."""
+    path = model.parent / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    # Comes and goes as a writer, so that a reader that waits for one does not wait for ever.
+    hang = threading.Timer(20, lambda: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
+    hang.start()
+    try:
+        code = export(model, "-o", output, "--dataset", dataset)
+        assert hang.is_alive(), "waited for a writer"
+    finally:
+        hang.cancel()
+    if name != PIPES["sound"]:  # which is only needed to tell the features
+        assert code == 2
+        assert one_error(capsys, re.escape(path.name))
+        assert not list(output.parent.iterdir())
+
+
 @pytest.mark.parametrize(("change", "message"), FAILURES.values(), ids=FAILURES)
 def test_errors_leave_no_output(
     change: Callable[[Path, Path], Any],
@@ -384,6 +418,9 @@ def test_unwritable_outputs_are_refused_before_the_work(
     assert one_error(capsys, "model: is a directory")
     assert export(model, "-o", model / "cfg_args") == 2
     assert one_error(capsys, r"cfg_args: the avatar's name must end in \.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert export(model, "-o", tmp_path / "pipe.safetensors") == 2
+    assert one_error(capsys, r"pipe\.safetensors: .*not a file, but a device, a pipe or a socket")
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert export(model, "-o", tmp_path / "x.safetensors") == 2
     assert one_error(capsys, "not writable")
