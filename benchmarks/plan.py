@@ -84,7 +84,8 @@ def choose_engines(wanted: str) -> tuple[list[str], list[Unavailable]]:
             continue
         if name != "cpu":
             gpus = find_gpus()
-            reason += f"; {gpus['reason']}" if gpus["reason"] else ""
+            if gpus["reason"] and gpus["reason"] not in reason:
+                reason += f"; {gpus['reason']}"
         missing.append(Unavailable(what=f"engine {name}", reason=reason))
     there = [name for name, status in statuses.items() if status.available]
     if wanted == "auto":

@@ -557,6 +557,7 @@ class TestPlan:
             f"engine {name}" for name in engines
         }
         assert all(item.reason for item in missing)
+        assert all(item.reason.count("NVIDIA driver") <= 1 for item in missing)
 
     def test_an_engine_asked_for_by_name_must_be_here(self) -> None:
         if "cuda" in choose_engines("all")[0]:
