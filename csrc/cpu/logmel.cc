@@ -15,10 +15,6 @@ void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument("LogMel: " + message);
 }
 
-// The HTK mel scale.
-double mel_from_hz(double hz) { return 2595.0 * std::log10(1.0 + hz / 700.0); }
-double hz_from_mel(double mel) { return 700.0 * (std::pow(10.0, mel / 2595.0) - 1.0); }
-
 }  // namespace
 
 LogMel::LogMel(const LogMelParams& params, std::vector<double> mean, std::vector<double> std)
@@ -40,31 +36,9 @@ LogMel::LogMel(const LogMelParams& params, std::vector<double> mean, std::vector
           "0 <= f_min < f_max <= sample_rate / 2 must hold");
   require(std::isfinite(params_.eps) && params_.eps > 0.0, "eps must be finite and > 0");
 
-  hann_.resize(params_.window);
-  for (std::size_t n = 0; n < params_.window; ++n) {
-    const double phase = 2.0 * kPi * static_cast<double>(n) / static_cast<double>(params_.window);
-    hann_[n] = 0.5 - 0.5 * std::cos(phase);
-  }
-
-  // Band b rises linearly in Hz from edge b to edge b+1, where it is 1, and falls to edge b+2.
-  const double lowest = mel_from_hz(params_.f_min);
-  const double step = (mel_from_hz(params_.f_max) - lowest) / static_cast<double>(bands() + 1);
-  const double bin_hz = static_cast<double>(params_.sample_rate) / static_cast<double>(n_fft);
-  bands_.resize(bands());
-  for (std::size_t b = 0; b < bands(); ++b) {
-    const double left = hz_from_mel(lowest + step * static_cast<double>(b));
-    const double peak = hz_from_mel(lowest + step * static_cast<double>(b + 1));
-    const double right = hz_from_mel(lowest + step * static_cast<double>(b + 2));
-    Band& band = bands_[b];
-    band.first = 0;
-    for (std::size_t k = 0; k <= n_fft / 2; ++k) {
-      const double hz = bin_hz * static_cast<double>(k);
-      const double weight = std::min((hz - left) / (peak - left), (right - hz) / (right - peak));
-      if (!(weight > 0.0)) continue;
-      if (band.weights.empty()) band.first = k;
-      band.weights.push_back(weight);
-    }
-  }
+  hann_ = hann_window(params_.window);
+  bands_ = mel_bands(mean_.size(), params_.f_min, params_.f_max,
+                     static_cast<double>(params_.sample_rate), n_fft);
 
   const std::size_t half = n_fft / 2;
   cos_.resize(half + 1);
@@ -126,7 +100,7 @@ void LogMel::append(const float* samples, std::size_t count, std::vector<float>&
 void LogMel::emit(std::vector<float>& steps) {
   power_spectrum();
   for (std::size_t b = 0; b < bands(); ++b) {
-    const Band& band = bands_[b];
+    const MelBand& band = bands_[b];
     double energy = 0.0;
     for (std::size_t k = 0; k < band.weights.size(); ++k) {
       energy += band.weights[k] * power_[band.first + k];

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <vector>
 
+#include "gt/mel.h"
+
 namespace gt {
 
 struct LogMelParams {
@@ -39,12 +41,6 @@ class LogMel {
   void reset();
 
  private:
-  // Triangular filter over the power spectrum's bins first, first + 1, ...
-  struct Band {
-    std::size_t first;
-    std::vector<double> weights;
-  };
-
   void append(const float* samples, std::size_t count, std::vector<float>& steps);
   void emit(std::vector<float>& steps);
   void power_spectrum();
@@ -52,7 +48,7 @@ class LogMel {
   LogMelParams params_;
   std::vector<double> mean_, std_;
   std::vector<double> hann_;
-  std::vector<Band> bands_;
+  std::vector<MelBand> bands_;
 
   // The real transform of n_fft samples runs as a complex one of half that length.
   std::vector<std::size_t> bit_reversed_;

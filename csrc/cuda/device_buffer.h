@@ -30,6 +30,8 @@ class DeviceBuffer {
   explicit DeviceBuffer(const std::vector<T>& values) : DeviceBuffer(values.size()) {
     if (size_ == 0) return;
     check(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice), "copy to the device");
+    // From pageable memory the call returns when the copy is staged, not when it has arrived.
+    check(cudaStreamSynchronize(nullptr), "copy to the device");
   }
   ~DeviceBuffer() { free(); }
   DeviceBuffer(DeviceBuffer&& other) noexcept { swap(other); }

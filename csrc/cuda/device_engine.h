@@ -9,6 +9,8 @@
 
 namespace gt::cuda {
 
+struct DeformJob;  // jobs.h
+
 // Every call enqueues on the caller's stream and returns; none waits, none allocates, so that a frame
 // can be captured into a CUDA graph. Addresses that a capture sees stay valid until `grow` (see
 // DeviceSplatter::generation) or the end of this object. Calls on one object must be ordered by their
@@ -50,10 +52,9 @@ class DeviceEngine {
 
  private:
   struct Scratch;
-  void enqueue_tokens(std::int32_t batch, const FrameInputs& inputs, float* tokens,
-                      cudaStream_t stream);
-  void enqueue_deform(std::int32_t batch, const FrameInputs& inputs, const AttributeOutputs* attributes,
-                      const RasterParams* raster, cudaStream_t stream);
+  void check_batch(std::int32_t batch) const;
+  // The deformer's job with the inputs' tokens folded in; what it should give is still to be set.
+  DeformJob fold_tokens(std::int32_t batch, const FrameInputs& inputs, cudaStream_t stream);
 
   std::shared_ptr<const DeviceModel> model_;
   std::shared_ptr<const DeviceLogMel> logmel_;

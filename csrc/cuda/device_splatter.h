@@ -81,7 +81,9 @@ class DeviceSplatter {
   int device_;
   Capacity capacity_;
   std::uint64_t generation_ = 0;
-  std::int32_t last_tiles_ = 0;  // of the last frame's whole batch
+  // Of the last frame's whole batch, for `lists`.
+  std::int32_t last_tiles_ = 0;
+  const std::uint32_t* last_tile_splats_ = nullptr;
 
   DeviceBuffer<DeviceSplat> splats_;
   DeviceBuffer<std::uint32_t> depth_keys_, depth_keys_swap_, indices_, indices_swap_;

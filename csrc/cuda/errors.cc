@@ -29,6 +29,7 @@ Advice advice_for(cudaError_t code) {
     case cudaErrorInvalidDevice:
       return {Kind::kUnavailable, "Devices count from 0; gt-info lists them"};
     case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
     case cudaErrorUnsupportedPtxVersion:
     case cudaErrorInvalidKernelImage:
       return {Kind::kUnavailable,

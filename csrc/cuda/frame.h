@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../cpu/kernel_table.h"
+#include "gt/hd.h"
 #include "gt/raster_params.h"
 
 namespace gt::cuda {
@@ -79,6 +80,8 @@ struct FrameReport {
   std::uint64_t needed;    // (splat, tile) pairs of the whole batch
   std::uint64_t capacity;  // that fitted
 };
-inline bool has_overflowed(const FrameReport& report) { return report.needed > report.capacity; }
+namespace {
+GT_HD bool has_overflowed(const FrameReport& report) { return report.needed > report.capacity; }
+}  // namespace
 
 }  // namespace gt::cuda

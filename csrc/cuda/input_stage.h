@@ -44,7 +44,7 @@ class InputStage {
   std::int32_t batch_;
   InputLayout layout_;
   struct Offsets {  // in bytes; each array starts on 256
-    std::size_t windows, sound, spans, eyes, cameras, views, layer_weights, end;
+    std::size_t windows, sound, spans, eyes, cameras, views, layer_weights;
   } offsets_;
   PinnedBuffer<unsigned char> host_;
   DeviceBuffer<unsigned char> block_;

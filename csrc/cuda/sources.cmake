@@ -5,8 +5,20 @@ set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 
 add_library(gt_cuda STATIC
+  csrc/cuda/blend.cu
+  csrc/cuda/deform.cu
   csrc/cuda/device.cc
-  csrc/cuda/errors.cc)
+  csrc/cuda/device_engine.cc
+  csrc/cuda/device_logmel.cc
+  csrc/cuda/device_model.cc
+  csrc/cuda/device_splatter.cc
+  csrc/cuda/errors.cc
+  csrc/cuda/input_stage.cc
+  csrc/cuda/lists.cu
+  csrc/cuda/logmel.cu
+  csrc/cuda/project.cu
+  csrc/cuda/sort_scan.cu
+  csrc/cuda/tokens.cu)
 target_include_directories(gt_cuda PUBLIC csrc/cuda)
 # The runtime is linked in: a machine without CUDA can load the result and be told so.
 target_link_libraries(gt_cuda PUBLIC gt_cpu CUDA::cudart_static)
