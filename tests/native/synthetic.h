@@ -14,9 +14,13 @@
 namespace gt::test {
 
 constexpr int kChannels = 29;
-constexpr int kDModel = 64;
-constexpr int kPlaneChannels = 32;
-constexpr int kHidden = 48;
+
+// The shipped widths; two levels of planes make d_model.
+struct Widths {
+  int plane_channels = 32;
+  int n_head = 2;
+  int hidden = 48;
+};
 
 class Random {
  public:
@@ -45,8 +49,10 @@ class Random {
 class SyntheticAvatar {
  public:
   // `n_layers` attention layers; `spread` scales the Gaussians' means and log-scales: 1 is a head.
-  SyntheticAvatar(int n_gaussians, int n_layers, std::uint32_t seed, float spread = 1.0f)
+  SyntheticAvatar(int n_gaussians, int n_layers, std::uint32_t seed, float spread = 1.0f,
+                  const Widths& widths = {})
       : random_(seed) {
+    const int d_model = 2 * widths.plane_channels;
     const auto n = static_cast<std::size_t>(n_gaussians);
     source_.n_gaussians = n_gaussians;
     source_.means = keep(random_.normals(3 * n, 0.6f * spread));
@@ -55,12 +61,12 @@ class SyntheticAvatar {
     source_.logit_opacities = keep(random_.normals(n, 2.0f));
     source_.sh = keep(random_.normals(48 * n, 0.1f * spread));
     source_.aabb = keep({1.0f, 1.1f, 0.9f, -1.0f, -1.2f, -0.9f});
-    source_.plane_channels = kPlaneChannels;
+    source_.plane_channels = widths.plane_channels;
     for (const int size : {16, 32}) {
       cpu::ModelSource::Level level{};
       level.size = size;
       for (const float*& plane : level.planes) {
-        plane = keep(random_.normals(static_cast<std::size_t>(kPlaneChannels * size * size), 0.3f, 1.0f));
+        plane = keep(random_.normals(static_cast<std::size_t>(widths.plane_channels * size * size), 0.3f, 1.0f));
       }
       source_.levels.push_back(level);
     }
@@ -68,29 +74,33 @@ class SyntheticAvatar {
     source_.audio_fc = chain({64, 64, 32}, 1);
     source_.attention_conv = chain({32, 16, 8, 4, 2, 1}, 3);
     source_.attention_fc = linear(8, 8);
-    source_.audio_mlp = chain({32, 64, kDModel}, 1);
-    source_.eye_mlp = chain({32, 64, kDModel}, 1);
-    source_.camera_mlp = chain({12, 64, kDModel}, 1);
-    source_.null_token = keep(random_.normals(kDModel));
-    source_.d_model = kDModel;
-    source_.n_head = 2;
+    source_.audio_mlp = chain({32, 64, d_model}, 1);
+    source_.eye_mlp = chain({32, 64, d_model}, 1);
+    source_.camera_mlp = chain({12, 64, d_model}, 1);
+    source_.null_token = keep(random_.normals(d_model));
+    source_.d_model = d_model;
+    source_.n_head = widths.n_head;
     for (int l = 0; l < n_layers; ++l) {
-      source_.layers.push_back({linear(kDModel, kDModel), linear(kDModel, kDModel),
-                                linear(kDModel, kDModel), linear(kDModel, kDModel),
-                                keep(random_.normals(kDModel, 0.1f, 1.0f)),
-                                keep(random_.normals(kDModel, 0.1f)),
-                                keep(random_.normals(kDModel, 0.1f, 1.0f)),
-                                keep(random_.normals(kDModel, 0.1f)),
-                                linear(2 * kDModel, kDModel), linear(kDModel, 2 * kDModel)});
+      source_.layers.push_back({linear(d_model, d_model), linear(d_model, d_model),
+                                linear(d_model, d_model), linear(d_model, d_model),
+                                keep(random_.normals(d_model, 0.1f, 1.0f)),
+                                keep(random_.normals(d_model, 0.1f)),
+                                keep(random_.normals(d_model, 0.1f, 1.0f)),
+                                keep(random_.normals(d_model, 0.1f)),
+                                linear(2 * d_model, d_model), linear(d_model, 2 * d_model)});
     }
     constexpr float kGains[cpu::kHeads] = {0.02f, 0.1f, 0.1f, 0.5f, 0.1f};
     for (int h = 0; h < cpu::kHeads; ++h) {
-      source_.heads[h] = {true, linear(kHidden, kDModel),
-                          linear(cpu::kHeadRows[h], kHidden, 1, kGains[h])};
+      source_.heads[h] = {true, linear(widths.hidden, d_model),
+                          linear(cpu::kHeadRows[h], widths.hidden, 1, kGains[h])};
     }
   }
   SyntheticAvatar(const SyntheticAvatar&) = delete;
   SyntheticAvatar& operator=(const SyntheticAvatar&) = delete;
+
+  const cpu::ModelSource& source() const { return source_; }
+  // A head as training may have switched it off.
+  void drop_head(int head) { source_.heads[head].is_present = false; }
 
   std::shared_ptr<const cpu::Model> model() const {
     return std::make_shared<const cpu::Model>(source_);
