@@ -199,6 +199,12 @@ void rasterize(const FloatArray& means, const FloatArray& quats, const FloatArra
   cpu::rasterize(context, job, view, raster, target);
 }
 
+cpu::Precision precision_of(const std::string& name) {
+  if (name == "fast") return cpu::Precision::kFast;
+  if (name == "fp32") return cpu::Precision::kFloat32;
+  throw std::invalid_argument("precision = \"" + name + "\": must be \"fast\" or \"fp32\"");
+}
+
 std::unique_ptr<Background> make_background(const FloatArray& pixels) {
   const float* data = data_of(pixels, {-1, -1, -1, 4}, "pixels");
   if (pixels.size() == 0) throw std::invalid_argument("pixels: empty");
@@ -249,10 +255,12 @@ void bind_engine(py::module_& m) {
       .def("features", &features);
 
   py::class_<cpu::Engine>(m, "Engine", "One avatar on one CPU; calls take turns.")
-      .def(py::init([](std::shared_ptr<cpu::Model> model, const std::string& isa, int threads) {
-             return std::make_unique<cpu::Engine>(std::move(model), cpu::find_kernels(isa), threads);
+      .def(py::init([](std::shared_ptr<cpu::Model> model, const std::string& isa,
+                       const std::string& precision, int threads) {
+             return std::make_unique<cpu::Engine>(std::move(model), cpu::find_kernels(isa),
+                                                  precision_of(precision), threads);
            }),
-           py::arg("model"), py::kw_only(), py::arg("isa"), py::arg("threads"))
+           py::arg("model"), py::kw_only(), py::arg("isa"), py::arg("precision"), py::arg("threads"))
       .def_property_readonly(
           "isa", [](const cpu::Engine& engine) { return engine.context().kernels().name; })
       .def_property_readonly("threads",

@@ -8,21 +8,39 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#if defined(GT_HAVE_VNNI)
+#include <cpuid.h>
+#endif
 #include <unistd.h>
 
 namespace gt::cpu {
+#if defined(GT_HAVE_VNNI)
+namespace {
+
+// The 256-bit form, of machines that have no AVX-512 too. gcc 12's builtin does not know it.
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
+}
+
+}  // namespace
+#endif
 
 std::vector<const KernelTable*> available_kernels() {
   std::vector<const KernelTable*> tables;
 #if defined(GT_HAVE_X86)
   // The builtins also ask whether the operating system saves the wide registers.
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    tables.push_back(&kAvx512Kernels);
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    tables.push_back(&kAvx2Kernels);
-  }
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#if defined(GT_HAVE_VNNI)
+  if (has_avx512 && __builtin_cpu_supports("avx512vnni")) tables.push_back(&kAvx512VnniKernels);
+#endif
+  if (has_avx512) tables.push_back(&kAvx512Kernels);
+#if defined(GT_HAVE_VNNI)
+  if (has_avx2 && has_avx_vnni()) tables.push_back(&kAvx2VnniKernels);
+#endif
+  if (has_avx2) tables.push_back(&kAvx2Kernels);
 #endif
   tables.push_back(&kPortableKernels);
   return tables;

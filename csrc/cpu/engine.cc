@@ -35,8 +35,12 @@ View make_view(const float* viewmat, float focal, int width, int height) {
   return view;
 }
 
-Engine::Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, int threads)
+Engine::Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, Precision precision,
+               int threads)
     : model_(std::move(model)),
+      deform_project_(precision == Precision::kFast && kernels.deform_project_rounded != nullptr
+                          ? kernels.deform_project_rounded
+                          : kernels.deform_project),
       context_(kernels, threads),
       splatter_(context_),
       folded_(model_->layers.size()),
@@ -59,10 +63,12 @@ DeformJob Engine::prepare(const FrameInput& input) {
     fold_layer(layer.fold, model.d_model, model.n_head, tokens_, folded_[l]);
     layers_[l] = {folded_[l].scores.view(),  folded_[l].mix.view(),    layer.norm1_gamma.data(),
                   layer.norm1_beta.data(),   layer.ffn_hidden.view(),  layer.ffn_out.view(),
-                  layer.norm2_gamma.data(),  layer.norm2_beta.data()};
+                  layer.norm2_gamma.data(),  layer.norm2_beta.data(),
+                  layer.rounded_ffn_hidden.view(), layer.rounded_ffn_out.view()};
   }
   DeformJob job{};
   job.n_gaussians = model.n_gaussians;
+  job.n_tiles = model.n_tiles;
   job.d_model = model.d_model;
   job.n_head = model.n_head;
   job.n_layers = static_cast<std::int32_t>(layers_.size());
@@ -73,16 +79,17 @@ DeformJob Engine::prepare(const FrameInput& input) {
   for (int h = 0; h < kHeads; ++h) {
     const Model::Head& head = model.heads[h];
     job.heads[h] = {head.is_present, head.hidden.view(), head.out.view()};
+    job.rounded_heads[h] = model.rounded_heads[h].view();
   }
+  job.rounded_means_head = model.rounded_means_head.view();
   return job;
 }
 
 void Engine::run(const DeformJob& job) {
-  const KernelTable& kernels = context_.kernels();
   context_.parallel_for(model_->n_tiles, kTilesPerPiece,
                         [&](std::int32_t begin, std::int32_t end, int worker) {
                           float* scratch = scratch_[static_cast<std::size_t>(worker)].data();
-                          kernels.deform_project(job, begin, end, scratch);
+                          deform_project_(job, begin, end, scratch);
                         });
 }
 

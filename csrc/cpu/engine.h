@@ -23,10 +23,14 @@ struct StageTimes {
   double blend = 0.0;
 };
 
+// kFast: integer products where the instruction set has them.
+enum class Precision { kFast, kFloat32 };
+
 // Calls may come from any thread; they take turns.
 class Engine {
  public:
-  Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, int threads);
+  Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, Precision precision,
+         int threads);
 
   const Model& model() const { return *model_; }
   const Context& context() const { return context_; }
@@ -42,6 +46,7 @@ class Engine {
 
   std::mutex turn_;
   std::shared_ptr<const Model> model_;
+  const KernelTable::DeformProject deform_project_;
   Context context_;
   Splatter splatter_;
   std::vector<float> tokens_;

@@ -34,6 +34,22 @@ struct PackedMatrix {
   std::int32_t cols;
 };
 
+// Integer products take `kPerGroup` neighbouring columns at once: the bytes of one 32-bit word.
+template <class Integer>
+constexpr int kPerGroup = static_cast<int>(sizeof(std::uint32_t) / sizeof(Integer));
+// Inputs of 16-bit products stay within 14 bits, so that 32-bit sums leave room for the weights.
+constexpr int kLargestInput16 = 8191;
+
+// The same with rounded weights: W[r][c] = scales[r] * integer; panels are [groups][rows][kPerGroup].
+template <class Integer>
+struct IntegerMatrix {
+  const Integer* panels;
+  const float* scales;
+  const float* bias;
+  std::int32_t rows;
+  std::int32_t groups;
+};
+
 // One cross-attention layer with this frame's tokens folded in (MODEL section 2, "exact algebra"):
 // scores [4 n_head, d_model] gives the logits, mix [d_model, 4 n_head] the concatenated values after
 // w_concat. Row (or column) h * 4 + t belongs to head h and token t.
@@ -46,12 +62,20 @@ struct LayerWeights {
   PackedMatrix ffn_out;
   const float* norm2_gamma;
   const float* norm2_beta;
+  IntegerMatrix<std::int16_t> rounded_ffn_hidden;
+  IntegerMatrix<std::int16_t> rounded_ffn_out;
 };
 
 struct HeadWeights {
   bool is_present;  // a head that the training switched off leaves its attribute canonical
   PackedMatrix hidden;
   PackedMatrix out;
+};
+
+template <class Integer>
+struct IntegerHead {
+  IntegerMatrix<Integer> hidden;
+  IntegerMatrix<Integer> out;
 };
 
 // Activated attributes, one row per Gaussian; means == nullptr: not wanted.
@@ -72,6 +96,7 @@ struct SplatArrays {
 
 struct DeformJob {
   std::int32_t n_gaussians;
+  std::int32_t n_tiles;
   std::int32_t d_model;
   std::int32_t n_head;
   std::int32_t n_layers;
@@ -80,6 +105,8 @@ struct DeformJob {
   const float* canonical;     // [tiles, 59, 32] raw attributes, rows in the heads' order
   const LayerWeights* layers;
   HeadWeights heads[kHeads];
+  IntegerHead<std::int16_t> rounded_means_head;
+  IntegerHead<std::int8_t> rounded_heads[kHeads];  // [0] unused: positions need more bits
   AttributeArrays attributes;
   const View* view;
   RasterParams raster;
@@ -124,7 +151,10 @@ struct BlendJob {
 struct KernelTable {
   const char* name;
   // Tiles [begin, end) of 32 Gaussians. `scratch`: deform_scratch_floats(...) floats, 64-byte aligned.
-  void (*deform_project)(const DeformJob& job, std::int32_t begin, std::int32_t end, float* scratch);
+  using DeformProject = void (*)(const DeformJob& job, std::int32_t begin, std::int32_t end, float* scratch);
+  DeformProject deform_project;
+  // The same with rounded weights and inputs; nullptr where float32 is the fastest.
+  DeformProject deform_project_rounded;
   void (*project)(const ProjectJob& job, std::int32_t begin, std::int32_t end, float* scratch);
   // Screen tile number `tile` (row-major).
   void (*blend)(const BlendJob& job, std::int32_t tile);
@@ -133,13 +163,19 @@ struct KernelTable {
 constexpr std::size_t deform_scratch_floats(int d_model, int n_head, int hidden_width) {
   return static_cast<std::size_t>(kTileGaussians) *
          static_cast<std::size_t>(2 * padded_rows(d_model) + padded_rows(hidden_width) +
-                                  padded_rows(kTokens * n_head) + kAttributeBufferRows);
+                                  padded_rows(kTokens * n_head) + kAttributeBufferRows +
+                                  // What integer products read: the state and a hidden layer.
+                                  d_model + hidden_width);
 }
 
 extern const KernelTable kPortableKernels;
 #if defined(GT_HAVE_X86)
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
+#if defined(GT_HAVE_VNNI)
+extern const KernelTable kAvx2VnniKernels;
+extern const KernelTable kAvx512VnniKernels;
+#endif
 #endif
 
 }  // namespace gt::cpu

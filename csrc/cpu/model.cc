@@ -39,6 +39,11 @@ PackedWeights pack_linear(const LinearSource& source) {
   return pack(source.weight, source.bias, source.out, source.in);
 }
 
+template <class Integer>
+QuantizedWeights<Integer> round_linear(const LinearSource& source) {
+  return {source.weight, source.bias, source.out, source.in};
+}
+
 std::vector<float> copy(const float* data, std::size_t size) { return {data, data + size}; }
 
 // MODEL section 2, step 1: per level the product of the three planes' bilinear samples.
@@ -154,6 +159,8 @@ Model::Model(const ModelSource& source)
     packed.norm2_beta = copy(layer.norm2_beta, d);
     packed.ffn_hidden = pack_linear(layer.ffn_hidden);
     packed.ffn_out = pack_linear(layer.ffn_out);
+    packed.rounded_ffn_hidden = round_linear<std::int16_t>(layer.ffn_hidden);
+    packed.rounded_ffn_out = round_linear<std::int16_t>(layer.ffn_out);
     hidden_width = std::max(hidden_width, layer.ffn_hidden.out);
     layers.push_back(std::move(packed));
   }
@@ -162,6 +169,13 @@ Model::Model(const ModelSource& source)
     if (!heads[h].is_present) continue;
     heads[h].hidden = pack_linear(source.heads[h].hidden);
     heads[h].out = pack_linear(source.heads[h].out);
+    if (h == 0) {
+      rounded_means_head = {round_linear<std::int16_t>(source.heads[h].hidden),
+                            round_linear<std::int16_t>(source.heads[h].out)};
+    } else {
+      rounded_heads[h] = {round_linear<std::int8_t>(source.heads[h].hidden),
+                          round_linear<std::int8_t>(source.heads[h].out)};
+    }
     hidden_width = std::max(hidden_width, heads[h].hidden.rows());
   }
 }

@@ -6,6 +6,7 @@
 
 #include "aligned_buffer.h"
 #include "packed.h"
+#include "quantized.h"
 
 namespace gt::cpu {
 
@@ -91,6 +92,7 @@ struct Model {
     FoldSource fold;
     std::vector<float> norm1_gamma, norm1_beta, norm2_gamma, norm2_beta;
     PackedWeights ffn_hidden, ffn_out;
+    QuantizedWeights<std::int16_t> rounded_ffn_hidden, rounded_ffn_out;
   };
   std::vector<Layer> layers;
   struct Head {
@@ -98,6 +100,13 @@ struct Model {
     PackedWeights hidden, out;
   };
   Head heads[kHeads];
+  template <class Integer>
+  struct RoundedHead {
+    QuantizedWeights<Integer> hidden, out;
+    IntegerHead<Integer> view() const { return {hidden.view(), out.view()}; }
+  };
+  RoundedHead<std::int16_t> rounded_means_head;
+  RoundedHead<std::int8_t> rounded_heads[kHeads];  // [0] stays empty
 };
 
 }  // namespace gt::cpu

@@ -55,6 +55,7 @@ class CpuEngine:
         self._sh_coefficients = avatar.gaussians.sh.shape[1]
         self._isa = isa
         self._threads = threads
+        self._precision = config.precision
         self._model: _native.Model | None = _native.Model(
             *at_degree_3(avatar.gaussians, avatar.network)
         )
@@ -73,7 +74,9 @@ class CpuEngine:
             if self._model is None:
                 raise ClosedError("this engine is closed")
             if process not in self._engines:
-                made = _native.Engine(self._model, isa=self._isa, threads=self._threads)
+                made = _native.Engine(
+                    self._model, isa=self._isa, precision=self._precision, threads=self._threads
+                )
                 self._engines[process] = made
             return self._engines[process]
 

@@ -1,0 +1,155 @@
+// From attribute rows of 32 Gaussians, lanes being Gaussians, to activated attributes and to the
+// projected and coloured splat (MODEL section 2, steps 6 and 7, and section 3).
+#pragma once
+
+#include "gt/ewa.h"
+#include "gt/sh.h"
+#include "kernel_table.h"
+
+namespace gt::cpu {
+namespace {
+
+constexpr float kBrightest = 1e30f;
+
+// Raw attribute rows -> exp(scale), rotation / |rotation|, sigmoid(opacity), in place.
+inline void activate(float* rows) {
+  for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
+    float* at = rows + lane;
+    for (int r = 3; r < 6; ++r) store(at + r * kTileGaussians, vexp(load(at + r * kTileGaussians)));
+    VecF norm2(0.0f);
+    for (int r = 6; r < 10; ++r) {
+      const VecF q = load(at + r * kTileGaussians);
+      norm2 = fma(q, q, norm2);
+    }
+    const VecF inv_norm = VecF(1.0f) / vmax(vsqrt(norm2), VecF(1e-12f));
+    for (int r = 6; r < 10; ++r) {
+      store(at + r * kTileGaussians, load(at + r * kTileGaussians) * inv_norm);
+    }
+    float* opacity = at + 10 * kTileGaussians;
+    store(opacity, VecF(1.0f) / (VecF(1.0f) + vexp(-load(opacity))));
+  }
+}
+
+inline void write_attributes(const float* rows, int first, int valid, const AttributeArrays& out) {
+  struct Target {
+    float* base;
+    int width;
+    int row;
+  };
+  const Target targets[] = {{out.means, 3, 0},
+                            {out.scales, 3, 3},
+                            {out.quats, 4, 6},
+                            {out.opacities, 1, 10},
+                            {out.sh, 48, 11}};
+  for (const Target& target : targets) {
+    float* base = target.base + static_cast<std::ptrdiff_t>(first) * target.width;
+    for (int i = 0; i < valid; ++i) {
+      for (int k = 0; k < target.width; ++k) {
+        base[i * target.width + k] = rows[(target.row + k) * kTileGaussians + i];
+      }
+    }
+  }
+}
+
+// Activated attribute rows -> splats and the pixels they reach.
+inline void project_rows(const float* rows, int first, int valid, const View& view,
+                         const RasterParams& params, const SplatArrays& out) {
+  constexpr int kFields = sizeof(Splat) / sizeof(float);
+  alignas(64) float fields[kFields][kTileGaussians];
+  alignas(64) std::int32_t rect[4][kTileGaussians];
+  alignas(64) std::int32_t drawn[kTileGaussians];
+  for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
+    const auto row = [&](int r) { return load(rows + r * kTileGaussians + lane); };
+    const VecF mean[3] = {row(0), row(1), row(2)};
+    const VecF scale[3] = {row(3), row(4), row(5)};
+    const VecF quat[4] = {row(6), row(7), row(8), row(9)};
+    const VecF opacity = row(10);
+    const auto ellipse = project_gaussian<VecF>(view, params, mean, quat, scale);
+
+    VecF direction[3];
+    VecF norm2(0.0f);
+    for (int k = 0; k < 3; ++k) {
+      direction[k] = mean[k] - VecF(view.camera_center[k]);
+      norm2 = norm2 + direction[k] * direction[k];
+    }
+    const VecF inv_norm = VecF(1.0f) / vmax(vsqrt(norm2), VecF(1e-20f));
+    VecF basis[kShCoefficients];
+    sh_basis(direction[0] * inv_norm, direction[1] * inv_norm, direction[2] * inv_norm, basis);
+    VecF color[3] = {VecF(0.5f), VecF(0.5f), VecF(0.5f)};
+    for (int k = 0; k < kShCoefficients; ++k) {
+      for (int c = 0; c < 3; ++c) color[c] = fma(basis[k], row(11 + 3 * k + c), color[c]);
+    }
+
+    // Trained colours may exceed white; the upper limit only keeps sums of absurd ones finite.
+    for (VecF& c : color) c = vmin(vmax(c, VecF(0.0f)), VecF(kBrightest));
+
+    const VecMask is_drawn = ellipse.is_visible & (opacity >= VecF(params.alpha_min));
+    const auto reach = reachable_pixels(view, params, ellipse, opacity);
+    const VecF values[kFields] = {ellipse.x,
+                                  ellipse.y,
+                                  ellipse.conic_xx,
+                                  ellipse.conic_xy,
+                                  ellipse.conic_yy,
+                                  opacity,
+                                  color[0],
+                                  color[1],
+                                  color[2],
+                                  ellipse.depth};
+    for (int f = 0; f < kFields; ++f) store(&fields[f][lane], values[f]);
+    store_i32(&rect[0][lane], reach.x0);
+    store_i32(&rect[1][lane], reach.y0);
+    store_i32(&rect[2][lane], reach.x1);
+    store_i32(&rect[3][lane], reach.y1);
+    store_i32(&drawn[lane], select(is_drawn, VecF(1.0f), VecF(0.0f)));
+  }
+  constexpr PixelRect kNothing = {0, 0, -1, -1};
+  for (int i = 0; i < kTileGaussians; ++i) {
+    const bool is_drawn = i < valid && drawn[i] != 0 && rect[0][i] <= rect[2][i] &&
+                          rect[1][i] <= rect[3][i];
+    if (!is_drawn) {
+      out.rects[first + i] = kNothing;
+      continue;
+    }
+    out.rects[first + i] = {static_cast<std::int16_t>(rect[0][i]), static_cast<std::int16_t>(rect[1][i]),
+                            static_cast<std::int16_t>(rect[2][i]), static_cast<std::int16_t>(rect[3][i])};
+    out.splats[first + i] = {fields[0][i], fields[1][i], fields[2][i], fields[3][i], fields[4][i],
+                             fields[5][i], fields[6][i], fields[7][i], fields[8][i], fields[9][i]};
+  }
+}
+
+void project(const ProjectJob& job, std::int32_t begin, std::int32_t end, float* scratch) {
+  for (std::int32_t tile = begin; tile < end; ++tile) {
+    const std::int32_t first = tile * kTileGaussians;
+    const int left = job.n_gaussians - first;
+    const int valid = left < kTileGaussians ? left : kTileGaussians;
+    struct Source {
+      const float* base;
+      int width;
+      int row;
+    };
+    const Source sources[] = {{job.means, 3, 0},
+                              {job.scales, 3, 3},
+                              {job.quats, 4, 6},
+                              {job.opacities, 1, 10},
+                              {job.sh, 48, 11}};
+    for (const Source& source : sources) {
+      const float* base = source.base + static_cast<std::ptrdiff_t>(first) * source.width;
+      for (int k = 0; k < source.width; ++k) {
+        float* row = scratch + (source.row + k) * kTileGaussians;
+        for (int i = 0; i < valid; ++i) row[i] = base[i * source.width + k];
+        for (int i = valid; i < kTileGaussians; ++i) row[i] = 1.0f;
+      }
+    }
+    for (int i = 0; i < kTileGaussians; ++i) {
+      float* quat = scratch + 6 * kTileGaussians + i;
+      float norm2 = 0.0f;
+      for (int k = 0; k < 4; ++k) norm2 += quat[k * kTileGaussians] * quat[k * kTileGaussians];
+      const float inv_norm = 1.0f / vmax(vsqrt(norm2), 1e-12f);
+      for (int k = 0; k < 4; ++k) quat[k * kTileGaussians] *= inv_norm;
+    }
+    project_rows(scratch, first, valid, *job.view, job.raster, job.out);
+  }
+}
+
+}  // namespace
+}  // namespace gt::cpu

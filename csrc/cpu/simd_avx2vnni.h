@@ -1,0 +1,59 @@
+// Integer lanes for AVX2 with AVX-VNNI, beside the float ones. Include from one translation unit only.
+#pragma once
+
+#include <type_traits>
+
+#include "simd_avx2.h"
+
+namespace gt {
+namespace {
+
+struct VecI {
+  __m256i v;
+  VecI() = default;
+  explicit VecI(__m256i value) : v(value) {}
+  explicit VecI(std::int32_t value) : v(_mm256_set1_epi32(value)) {}
+};
+
+inline VecI load(const std::uint32_t* p) {
+  return VecI(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline void store(std::uint32_t* p, VecI a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
+}
+inline VecI operator|(VecI a, VecI b) { return VecI(_mm256_or_si256(a.v, b.v)); }
+template <int bits>
+inline VecI shift_left(VecI a) {
+  return VecI(_mm256_slli_epi32(a.v, bits));
+}
+inline VecF to_float(VecI a) { return VecF(_mm256_cvtepi32_ps(a.v)); }
+// a * scale rounded to the nearest whole number in -32768..32767: the low 16 bits of a lane (adding
+// 1.5 * 2^23 leaves it there); the high ones are anything.
+inline VecI round_low16(VecF a, VecF scale) {
+  return VecI(_mm256_castps_si256(_mm256_fmadd_ps(a.v, scale.v, _mm256_set1_ps(12582912.0f))));
+}
+// The low halves of both: first in the low one.
+inline VecI pair_low16(VecI first, VecI second) {
+  return VecI(_mm256_blend_epi16(first.v, _mm256_slli_epi32(second.v, 16), 0xAA));
+}
+inline VecI broadcast_word(const void* p) {
+  std::int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return VecI(word);
+}
+// sum + four unsigned bytes of `a` times four signed bytes of `w`, or two 16-bit numbers.
+// Assembly, because gcc 12 copies every accumulator before and after the intrinsic: half the speed.
+template <class Integer>
+inline VecI dot_add(VecI sum, VecI a, VecI w) {
+  if (std::is_same_v<Integer, std::int8_t>) {
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.v) : "x"(a.v), "x"(w.v));
+  } else {
+    asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum.v) : "x"(a.v), "x"(w.v));
+  }
+  return sum;
+}
+
+constexpr int kHalfBlockRows = 4;  // of a half panel, at once
+
+}  // namespace
+}  // namespace gt
