@@ -88,9 +88,21 @@ struct AttributeArrays {
   float* attention;  // [L, N, 4] or nullptr
 };
 
+// One projected Gaussian as blending reads it: one cache line, everything that does not depend on the
+// pixel worked out. Its exponent is xx dx^2 + xy dx dy + yy dy^2, as a power of two.
+struct alignas(64) ScreenSplat {
+  float x, y;  // px, index coordinates
+  float xx, xy, yy;
+  float opacity;
+  float red, green, blue;
+  float depth;  // view z
+  float along_x, along_y;  // where the exponent peaks: dx = along_x dy for given dy, and vice versa
+  float least;             // exponents below it leave alpha < alpha_min
+};
+
 // Where projected Gaussians go, one per Gaussian; splats == nullptr: not wanted.
 struct SplatArrays {
-  Splat* splats;     // [tiles * 32]
+  ScreenSplat* splats;     // [tiles * 32]
   PixelRect* rects;  // [tiles * 32], empty where invisible
 };
 
@@ -129,7 +141,7 @@ struct ProjectJob {
 enum class PixelFormat : std::int32_t { kRgb8, kBgr8, kRgba8, kRgbFloat };
 
 struct BlendJob {
-  const Splat* splats;
+  const ScreenSplat* splats;
   const PixelRect* rects;
   const std::uint32_t* tile_offsets;  // [tiles + 1] into tile_splats
   const std::uint32_t* tile_splats;   // splat indices, front to back within a tile

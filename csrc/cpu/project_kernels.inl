@@ -54,7 +54,8 @@ inline void write_attributes(const float* rows, int first, int valid, const Attr
 // Activated attribute rows -> splats and the pixels they reach.
 inline void project_rows(const float* rows, int first, int valid, const View& view,
                          const RasterParams& params, const SplatArrays& out) {
-  constexpr int kFields = sizeof(Splat) / sizeof(float);
+  constexpr int kFields = 13;
+  constexpr float kLog2E = 1.44269504088896341f;
   alignas(64) float fields[kFields][kTileGaussians];
   alignas(64) std::int32_t rect[4][kTileGaussians];
   alignas(64) std::int32_t drawn[kTileGaussians];
@@ -85,16 +86,24 @@ inline void project_rows(const float* rows, int first, int valid, const View& vi
 
     const VecMask is_drawn = ellipse.is_visible & (opacity >= VecF(params.alpha_min));
     const auto reach = reachable_pixels(view, params, ellipse, opacity);
+    const VecF xx = VecF(-0.5f * kLog2E) * ellipse.conic_xx;
+    const VecF xy = VecF(-kLog2E) * ellipse.conic_xy;
+    const VecF yy = VecF(-0.5f * kLog2E) * ellipse.conic_yy;
+    // A margin for rounding, as in reachable_pixels.
+    const VecF least = fma(vlog(VecF(params.alpha_min) / opacity), VecF(kLog2E), VecF(-1e-3f));
     const VecF values[kFields] = {ellipse.x,
                                   ellipse.y,
-                                  ellipse.conic_xx,
-                                  ellipse.conic_xy,
-                                  ellipse.conic_yy,
+                                  xx,
+                                  xy,
+                                  yy,
                                   opacity,
                                   color[0],
                                   color[1],
                                   color[2],
-                                  ellipse.depth};
+                                  ellipse.depth,
+                                  VecF(-0.5f) * xy / xx,
+                                  VecF(-0.5f) * xy / yy,
+                                  least};
     for (int f = 0; f < kFields; ++f) store(&fields[f][lane], values[f]);
     store_i32(&rect[0][lane], reach.x0);
     store_i32(&rect[1][lane], reach.y0);
@@ -112,8 +121,9 @@ inline void project_rows(const float* rows, int first, int valid, const View& vi
     }
     out.rects[first + i] = {static_cast<std::int16_t>(rect[0][i]), static_cast<std::int16_t>(rect[1][i]),
                             static_cast<std::int16_t>(rect[2][i]), static_cast<std::int16_t>(rect[3][i])};
-    out.splats[first + i] = {fields[0][i], fields[1][i], fields[2][i], fields[3][i], fields[4][i],
-                             fields[5][i], fields[6][i], fields[7][i], fields[8][i], fields[9][i]};
+    out.splats[first + i] = {fields[0][i],  fields[1][i], fields[2][i], fields[3][i], fields[4][i],
+                             fields[5][i],  fields[6][i], fields[7][i], fields[8][i], fields[9][i],
+                             fields[10][i], fields[11][i], fields[12][i]};
   }
 }
 

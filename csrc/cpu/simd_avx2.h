@@ -17,7 +17,7 @@ inline VecMask operator&(VecMask a, VecMask b) { return {_mm256_and_ps(a.m, b.m)
 inline VecMask operator|(VecMask a, VecMask b) { return {_mm256_or_ps(a.m, b.m)}; }
 inline VecMask and_not(VecMask a, VecMask b) { return {_mm256_andnot_ps(b.m, a.m)}; }
 inline bool any(VecMask a) { return _mm256_movemask_ps(a.m) != 0; }
-inline int count(VecMask a) { return __builtin_popcount(_mm256_movemask_ps(a.m)); }
+inline unsigned lane_bits(VecMask a) { return static_cast<unsigned>(_mm256_movemask_ps(a.m)); }
 
 struct VecF {
   static constexpr int kLanes = 8;
@@ -63,6 +63,25 @@ inline VecF vabs(VecF a) { return VecF(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a
 inline VecF exp2_whole(VecF n) {
   const __m256i i = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return VecF(_mm256_castsi256_ps(_mm256_slli_epi32(i, 23)));
+}
+// a * 2^n for whole n in [-126, 127].
+inline VecF times_exp2_whole(VecF a, VecF n) { return a * exp2_whole(n); }
+// Lanes of 0 to below 256 as bytes; fractions are cut off.
+inline void store_bytes(std::uint8_t* p, VecF a) {
+  const __m256i words = _mm256_cvttps_epi32(a.v);
+  const __m128i halves =
+      _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
+}
+// Appends to `out` those of 16 values whose mask has `bit`; returns how many. Writes 16 values.
+inline int append_where(const std::uint32_t* values, const std::uint16_t* masks, unsigned bit,
+                        std::uint32_t* out) {
+  int size = 0;
+  for (int i = 0; i < 16; ++i) {
+    out[size] = values[i];
+    size += (masks[i] & bit) != 0 ? 1 : 0;
+  }
+  return size;
 }
 // a = mantissa * 2^exponent with mantissa in [0.5, 1), for normal positive a.
 inline VecF split_exponent(VecF a, VecF& exponent) {

@@ -18,7 +18,7 @@ inline VecMask operator&(VecMask a, VecMask b) { return {static_cast<__mmask16>(
 inline VecMask operator|(VecMask a, VecMask b) { return {static_cast<__mmask16>(a.m | b.m)}; }
 inline VecMask and_not(VecMask a, VecMask b) { return {static_cast<__mmask16>(a.m & ~b.m)}; }
 inline bool any(VecMask a) { return a.m != 0; }
-inline int count(VecMask a) { return __builtin_popcount(a.m); }
+inline unsigned lane_bits(VecMask a) { return a.m; }
 
 struct VecF {
   static constexpr int kLanes = 16;
@@ -68,6 +68,21 @@ inline VecF vabs(VecF a) { return VecF(_mm512_abs_ps(a.v)); }
 inline VecF exp2_whole(VecF n) {
   const __m512i i = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return VecF(_mm512_castsi512_ps(_mm512_slli_epi32(i, 23)));
+}
+// a * 2^n for whole n.
+inline VecF times_exp2_whole(VecF a, VecF n) { return VecF(_mm512_scalef_ps(a.v, n.v)); }
+// Lanes of 0 to below 256 as bytes; fractions are cut off.
+inline void store_bytes(std::uint8_t* p, VecF a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a.v)));
+}
+// Appends to `out` those of 16 values whose mask has `bit`; returns how many. Writes 16 values.
+inline int append_where(const std::uint32_t* values, const std::uint16_t* masks, unsigned bit,
+                        std::uint32_t* out) {
+  const __m256i wanted = _mm256_set1_epi16(static_cast<short>(bit));
+  const __mmask16 has =
+      _mm256_test_epi16_mask(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(masks)), wanted);
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(has, _mm512_loadu_si512(values)));
+  return __builtin_popcount(has);
 }
 // a = mantissa * 2^exponent with mantissa in [0.5, 1), for normal positive a.
 inline VecF split_exponent(VecF a, VecF& exponent) {

@@ -4,6 +4,21 @@
 namespace gt {
 namespace {
 
+// 2^a for a <= 0 with a relative error below 3e-7 down to a = -126, and at most 2^-126 below; for
+// a > 0 anything. The polynomial is the minimax one for 2^f, f in [-1/2, 1/2].
+inline VecF vexp2_nonpositive(VecF a) {
+  const VecF x = vmax(a, VecF(-126.0f));
+  const VecF n = vround(x);
+  const VecF f = x - n;
+  VecF p(1.327647199e-03f);
+  p = fma(p, f, VecF(9.675541334e-03f));
+  p = fma(p, f, VecF(5.550713273e-02f));
+  p = fma(p, f, VecF(2.402211972e-01f));
+  p = fma(p, f, VecF(6.931469671e-01f));
+  p = fma(p, f, VecF(1.000000072e+00f));
+  return times_exp2_whole(p, n);
+}
+
 // Relative error below 2e-7 for a in [-87, 88]; 0 to within 1e-38 below, and 2^127 above.
 // Range reduction by ln 2 in two parts, then the degree-6 Taylor-like polynomial of Cephes' expf.
 inline VecF vexp(VecF a) {

@@ -20,7 +20,9 @@ struct VecMask {
 inline VecMask operator&(VecMask a, VecMask b) { return {a.m & b.m}; }
 inline VecMask operator|(VecMask a, VecMask b) { return {a.m | b.m}; }
 inline VecMask and_not(VecMask a, VecMask b) { return {a.m & ~b.m}; }
-inline int count(VecMask a) { return -(a.m[0] + a.m[1] + a.m[2] + a.m[3]); }
+inline unsigned lane_bits(VecMask a) {
+  return static_cast<unsigned>((a.m[0] & 1) | (a.m[1] & 2) | (a.m[2] & 4) | (a.m[3] & 8));
+}
 inline bool any(VecMask a) { return (a.m[0] | a.m[1] | a.m[2] | a.m[3]) != 0; }
 
 struct VecF {
@@ -95,6 +97,22 @@ inline VecF vabs(VecF a) { return from_bits(bits_of(a) & ~bits_of(VecF(-0.0f)));
 // 2^n for whole n in [-126, 127].
 inline VecF exp2_whole(VecF n) {
   return from_bits((__builtin_convertvector(n.v, Int4) + 127) << 23);
+}
+// a * 2^n for whole n in [-126, 127].
+inline VecF times_exp2_whole(VecF a, VecF n) { return a * exp2_whole(n); }
+// Lanes of 0 to below 256 as bytes; fractions are cut off.
+inline void store_bytes(std::uint8_t* p, VecF a) {
+  for (int i = 0; i < VecF::kLanes; ++i) p[i] = static_cast<std::uint8_t>(a.v[i]);
+}
+// Appends to `out` those of 16 values whose mask has `bit`; returns how many. Writes 16 values.
+inline int append_where(const std::uint32_t* values, const std::uint16_t* masks, unsigned bit,
+                        std::uint32_t* out) {
+  int size = 0;
+  for (int i = 0; i < 16; ++i) {
+    out[size] = values[i];
+    size += (masks[i] & bit) != 0 ? 1 : 0;
+  }
+  return size;
 }
 // a = mantissa * 2^exponent with mantissa in [0.5, 1), for normal positive a.
 inline VecF split_exponent(VecF a, VecF& exponent) {

@@ -13,6 +13,9 @@ namespace {
 // avatar of huge Gaussians could ask for more than 32 bits count.
 constexpr std::uint64_t kMaxTileSplats = std::uint64_t{1} << 29;
 
+// Kernels read lists in groups of 16: past the end too.
+constexpr std::size_t kReadAhead = 16;
+
 bool is_empty(const PixelRect& rect) { return rect.x1 < rect.x0; }
 
 int tiles_across(int pixels) { return (pixels + kTilePixels - 1) / kTilePixels; }
@@ -111,7 +114,7 @@ void Splatter::bin(const View& view) {
   sort_by_depth();
 
   tile_cursor_.assign(tile_offsets_.begin(), tile_offsets_.end() - 1);
-  tile_splats_.resize(tile_offsets_.back());
+  tile_splats_.resize(tile_offsets_.back() + kReadAhead);
   for (const std::uint32_t i : order_) {
     const PixelRect rect = rects_[i];
     for (int ty = rect.y0 / kTilePixels; ty <= rect.y1 / kTilePixels; ++ty) {

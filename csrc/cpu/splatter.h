@@ -62,7 +62,7 @@ class Splatter {
   const float* mix_layers(const Background& background, const std::vector<float>& weights);
 
   Context& context_;
-  AlignedBuffer<Splat> splats_;
+  AlignedBuffer<ScreenSplat> splats_;
   AlignedBuffer<PixelRect> rects_;
   int n_slots_ = 0;
 

@@ -24,7 +24,7 @@ OUTPUTS = {
 }
 TOLERANCE = 2e-4
 ATTENTION_TOLERANCE = 1e-4
-EVERY_ISA = ("avx512", "avx2", "portable")
+EVERY_ISA = ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
 
 
 @pytest.fixture(params=EVERY_ISA)

@@ -16,7 +16,7 @@ from tests.reference import network as reference
 from tests.reference import splat
 from tests.synthetic import make_avatar
 
-EVERY_ISA = ("avx512", "avx2", "portable")
+EVERY_ISA = ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "one Gaussian": {"n": 1},
@@ -79,7 +79,7 @@ def test_tokens_match_reference() -> None:
         window, eye, camera = inputs(avatar)
         want = reference.deform(avatar.network, avatar.gaussians, window, eye, camera).tokens
         model = _native.Model(avatar.gaussians, avatar.network)
-        got = _native.Engine(model, isa="", threads=1).tokens(window, eye, camera)
+        got = _native.Engine(model, isa="", precision="fp32", threads=1).tokens(window, eye, camera)
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
 
 
