@@ -1,6 +1,7 @@
 #include "context.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <stdexcept>
@@ -84,6 +85,32 @@ int usable_cores() {
   return quota > 0 ? std::min(cores, quota) : cores;
 }
 
+namespace {
+
+// Parts of Context::Pool::gate.
+constexpr std::uint64_t kOpen = 1;
+constexpr std::uint64_t kInside = 2;
+constexpr std::uint64_t kJob = 1 << 16;
+
+// Whether `condition` came true within about as long as waking a sleeping thread takes: a frame's
+// stages follow each other faster than that.
+template <class Condition>
+bool spin_until(const Condition& condition) {
+  constexpr auto kPatience = std::chrono::microseconds(60);
+  const auto give_up = std::chrono::steady_clock::now() + kPatience;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (condition()) return true;
+#if defined(GT_HAVE_X86)
+      __builtin_ia32_pause();
+#endif
+    }
+  } while (std::chrono::steady_clock::now() < give_up);
+  return false;
+}
+
+}  // namespace
+
 Context::Context(const KernelTable& kernels, int threads)
     : kernels_(kernels),
       threads_(threads),
@@ -129,15 +156,26 @@ void Context::take_pieces(Pool& pool, int worker) {
 
 void Context::work(Pool& pool, int worker) {
   std::uint64_t seen = 0;
-  std::unique_lock<std::mutex> lock(pool.mutex);
+  const auto is_called = [&] { return pool.is_stopping || pool.gate.load() / kJob != seen; };
   for (;;) {
-    pool.wake.wait(lock, [&] { return pool.is_stopping || pool.generation != seen; });
+    if (!spin_until(is_called)) {
+      std::unique_lock<std::mutex> lock(pool.mutex);
+      pool.wake.wait(lock, is_called);
+    }
     if (pool.is_stopping) return;
-    seen = pool.generation;
-    lock.unlock();
+    std::uint64_t gate = pool.gate.load();
+    seen = gate / kJob;
+    bool is_inside = false;
+    while ((gate & kOpen) != 0 && gate / kJob == seen && !is_inside) {
+      is_inside = pool.gate.compare_exchange_weak(gate, gate + kInside);
+    }
+    if (!is_inside) continue;
     take_pieces(pool, worker);
-    lock.lock();
-    if (--pool.busy == 0) pool.done.notify_one();
+    const std::uint64_t left = pool.gate.fetch_sub(kInside) - kInside;
+    if (left % kJob == 0) {  // closed, and the last one out
+      const std::lock_guard<std::mutex> guard(pool.mutex);
+      pool.done.notify_one();
+    }
   }
 }
 
@@ -150,19 +188,21 @@ void Context::parallel_for(std::int32_t count, std::int32_t grain, const Body& b
     return;
   }
   Pool& pool = *pool_;
+  pool.body = &body;
+  pool.count = count;
+  pool.grain = grain;
+  pool.next.store(0);
   {
     const std::lock_guard<std::mutex> guard(pool.mutex);
-    pool.body = &body;
-    pool.count = count;
-    pool.grain = grain;
-    pool.next.store(0, std::memory_order_relaxed);
-    pool.busy = static_cast<int>(pool.workers.size());
-    ++pool.generation;
+    pool.gate.store((pool.gate.load() / kJob + 1) * kJob + kOpen);
   }
   pool.wake.notify_all();
   take_pieces(pool, 0);
+  pool.gate.fetch_sub(kOpen);
+  const auto is_done = [&pool] { return pool.gate.load() % kJob == 0; };
+  if (spin_until(is_done)) return;
   std::unique_lock<std::mutex> lock(pool.mutex);
-  pool.done.wait(lock, [&pool] { return pool.busy == 0; });
+  pool.done.wait(lock, is_done);
 }
 
 }  // namespace gt::cpu

@@ -42,15 +42,16 @@ class Context {
   void parallel_for(std::int32_t count, std::int32_t grain, const Body& body);
 
  private:
-  // What the threads share.
+  // What the threads share. `gate` says whether there is work, and who is at it: bit 0, open; bits
+  // 1 to 15, threads inside; above, the number of the job. The caller closes it when the pieces are
+  // taken and waits for those inside alone, never for a thread that has yet to wake up.
   struct Pool {
     std::vector<std::thread> workers;
     std::mutex mutex;
     std::condition_variable wake;
     std::condition_variable done;
-    std::uint64_t generation = 0;
-    int busy = 0;
-    bool is_stopping = false;
+    std::atomic<std::uint64_t> gate{0};
+    std::atomic<bool> is_stopping{false};
     const Body* body = nullptr;
     std::int32_t count = 0;
     std::int32_t grain = 1;

@@ -100,11 +100,19 @@ struct alignas(64) ScreenSplat {
   float least;             // exponents below it leave alpha < alpha_min
 };
 
+// The screen tiles that a splat reaches, inclusive.
+struct TileRect {
+  std::int16_t x0, y0, x1, y1;
+};
+
 // Where projected Gaussians go, one per Gaussian; splats == nullptr: not wanted.
 struct SplatArrays {
   ScreenSplat* splats;     // [tiles * 32]
-  PixelRect* rects;  // [tiles * 32], empty where invisible
+  TileRect* rects;  // [tiles * 32], read where drawn
+  // [tiles * 32]: the bits of the view depth, which order like the depth; kNotDrawn where invisible.
+  std::uint32_t* keys;
 };
+constexpr std::uint32_t kNotDrawn = 0xffffffffu;
 
 struct DeformJob {
   std::int32_t n_gaussians;
@@ -142,7 +150,6 @@ enum class PixelFormat : std::int32_t { kRgb8, kBgr8, kRgba8, kRgbFloat };
 
 struct BlendJob {
   const ScreenSplat* splats;
-  const PixelRect* rects;
   const std::uint32_t* tile_offsets;  // [tiles + 1] into tile_splats
   const std::uint32_t* tile_splats;   // splat indices, front to back within a tile
   RasterParams raster;

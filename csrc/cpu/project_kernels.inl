@@ -2,6 +2,8 @@
 // projected and coloured splat (MODEL section 2, steps 6 and 7, and section 3).
 #pragma once
 
+#include <cstring>
+
 #include "gt/ewa.h"
 #include "gt/sh.h"
 #include "kernel_table.h"
@@ -111,16 +113,16 @@ inline void project_rows(const float* rows, int first, int valid, const View& vi
     store_i32(&rect[3][lane], reach.y1);
     store_i32(&drawn[lane], select(is_drawn, VecF(1.0f), VecF(0.0f)));
   }
-  constexpr PixelRect kNothing = {0, 0, -1, -1};
   for (int i = 0; i < kTileGaussians; ++i) {
     const bool is_drawn = i < valid && drawn[i] != 0 && rect[0][i] <= rect[2][i] &&
                           rect[1][i] <= rect[3][i];
     if (!is_drawn) {
-      out.rects[first + i] = kNothing;
+      out.keys[first + i] = kNotDrawn;
       continue;
     }
-    out.rects[first + i] = {static_cast<std::int16_t>(rect[0][i]), static_cast<std::int16_t>(rect[1][i]),
-                            static_cast<std::int16_t>(rect[2][i]), static_cast<std::int16_t>(rect[3][i])};
+    std::memcpy(&out.keys[first + i], &fields[9][i], sizeof out.keys[0]);
+    const auto tile = [&](int side) { return static_cast<std::int16_t>(rect[side][i] / kTilePixels); };
+    out.rects[first + i] = {tile(0), tile(1), tile(2), tile(3)};
     out.splats[first + i] = {fields[0][i],  fields[1][i], fields[2][i], fields[3][i], fields[4][i],
                              fields[5][i],  fields[6][i], fields[7][i], fields[8][i], fields[9][i],
                              fields[10][i], fields[11][i], fields[12][i]};

@@ -7,6 +7,7 @@
 #include "aligned_buffer.h"
 #include "context.h"
 #include "kernel_table.h"
+#include "tile_lists.h"
 
 namespace gt::cpu {
 
@@ -47,7 +48,7 @@ struct Target {
 // and `blend` consume it.
 class Splatter {
  public:
-  explicit Splatter(Context& context) : context_(context) {}
+  explicit Splatter(Context& context) : context_(context), lists_(context) {}
 
   // Makes room for n Gaussians; the arrays are valid until the next call.
   SplatArrays reserve(int n_gaussians);
@@ -58,16 +59,16 @@ class Splatter {
   void blend(const View& view, const RasterParams& raster, const Target& target);
 
  private:
-  void sort_by_depth();
+  SplatArrays arrays() { return {splats_.data(), rects_.data(), keys_.data()}; }
   const float* mix_layers(const Background& background, const std::vector<float>& weights);
 
   Context& context_;
   AlignedBuffer<ScreenSplat> splats_;
-  AlignedBuffer<PixelRect> rects_;
+  AlignedBuffer<TileRect> rects_;
+  AlignedBuffer<std::uint32_t> keys_;
   int n_slots_ = 0;
 
-  std::vector<std::uint32_t> keys_, order_, keys_swap_, order_swap_;
-  std::vector<std::uint32_t> tile_offsets_, tile_cursor_, tile_splats_;
+  TileLists lists_;
   AlignedBuffer<float> mixed_background_;
 };
 
