@@ -6,8 +6,6 @@
 // Gaussians in depth, so all that leads to them has 13 to 16 bits; the other heads have eight.
 #pragma once
 
-#include <algorithm>
-
 #include "deform_kernels.inl"
 
 namespace gt::cpu {
@@ -119,7 +117,9 @@ inline void integer_matmul(const IntegerMatrix<Integer>& W, const RoundedRows& x
                            float* largest, float* out) {
   static_assert(kPanelRows % kBlockRows == 0 && kHalfPanelRows % kHalfBlockRows == 0);
   constexpr int kLanesPerBlock = kBlockVectors * VecF::kLanes;
-  if (epilogue == Epilogue::kRelu) std::fill_n(largest, kTileGaussians, 0.0f);
+  if (epilogue == Epilogue::kRelu) {
+    for (int i = 0; i < kTileGaussians; ++i) largest[i] = 0.0f;
+  }
   const int rows = padded_rows(W.rows);
   const Integer* panel = W.panels;
   for (int row = 0; row < rows;) {

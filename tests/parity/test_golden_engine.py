@@ -120,3 +120,25 @@ def test_half_precision_storage_shows_nowhere(
             a, b = (r.render_window(window, pose, blink=blink).astype(int) for r in (exact, half))
             psnr = 10 * np.log10(255**2 / ((a - b) ** 2).mean())
             assert psnr >= 50, f"frame {frame}: {psnr:.1f} dB"
+
+
+@pytest.mark.parametrize("isa", ["avx512vnni", "avx2vnni"])
+def test_fast_pictures(shared: Path, avatar_a: Avatar, isa: str) -> None:
+    """What precision "fast" may cost, over the golden frames; gt-bench measures 200."""
+    if isa not in _native.available_isas():
+        pytest.skip(f"this machine or build has no {isa}")
+    vectors = golden(shared, "A")
+    exact_config, fast_config = (EngineConfig(precision=p, isa=isa) for p in ("fp32", "fast"))
+    psnrs, strays = [], []
+    with (
+        Renderer(avatar_a, config=exact_config) as exact,
+        Renderer(avatar_a, config=fast_config) as fast,
+    ):
+        for i in range(len(vectors["frames"])):
+            window, pose, blink = frame_inputs(vectors, i)
+            a, b = (r.render_window(window, pose, blink=blink).astype(int) for r in (exact, fast))
+            psnrs.append(10 * np.log10(255**2 / ((a - b) ** 2).mean()))
+            strays.append((np.abs(a - b).max(axis=-1) > 8).mean())
+    assert np.mean(psnrs) >= 60
+    assert min(psnrs) >= 55
+    assert np.mean(strays) <= 1e-5

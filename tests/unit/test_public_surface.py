@@ -138,15 +138,17 @@ def test_stubs_match_the_built_module() -> None:
 
 def test_each_kernel_object_exports_its_table_alone() -> None:
     """An inline function that two instruction sets share would be merged by the linker."""
-    for isa in ("avx512", "avx2", "portable"):
+    for isa in ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable"):
         source = (ROOT / "csrc" / "cpu" / f"kernels_{isa}.cc").read_text()
         includes = re.findall(r'#include [<"](.+)[>"]', source)
+        products = ["integer_products.inl"] if isa.endswith("vnni") else []
         assert includes == [
             "kernel_table.h",
             f"simd_{isa}.h",
             "simd_math.h",
             "blend_kernels.inl",
             "deform_kernels.inl",
+            *products,
         ]
     for path in [*ROOT.glob("csrc/cpu/*.inl"), *ROOT.glob("csrc/cpu/simd_*.h")]:
         text = path.read_text()
