@@ -7,6 +7,7 @@ at a time, so that a damaged or hostile file costs at most about twice its size.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -208,19 +209,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that appears under `path`, complete, when the block ends without an error.
 
     Until then it lies beside it as `.NAME.<random>.part`. A symbolic link is followed: what it
-    points to is replaced. Raises: OSError.
+    points to is replaced. Raises: OSError, which names `path`.
     """
     target = destination(path)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    with open(part, "xb") as file:
-        try:
+    try:
+        with open(part, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(part, target)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        os.replace(part, target)
+    except BaseException as err:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(err, OSError) and err.filename in (None, os.fspath(part)) and err.errno:
+            # A full disk names no file, and nobody knows the part's name.
+            raise OSError(err.errno, err.strerror, os.fspath(path)) from err
+        raise
 
 
 def _check_and_hash(path: str) -> str:
