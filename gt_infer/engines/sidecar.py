@@ -63,8 +63,8 @@ def sidecar_path(engine: Path) -> Path:
 
 
 def write_engine(engine: Path, plan: bytes, facts: Sidecar) -> None:
-    """Writes engine and sidecar, each whole or not at all; the engine first, so that no sidecar
-    ever names what is not there.
+    """Writes engine and sidecar, both whole or neither; the engine first, so that no sidecar ever
+    names what is not there.
 
     Raises: OSError.
     """
@@ -72,8 +72,12 @@ def write_engine(engine: Path, plan: bytes, facts: Sidecar) -> None:
     text = json.dumps({"format": _FORMAT, **dataclasses.asdict(facts)}, indent=2, sort_keys=True)
     with atomic_write(engine) as file:
         file.write(plan)
-    with atomic_write(sidecar_path(engine)) as file:
-        file.write(f"{text}\n".encode())
+    try:
+        with atomic_write(sidecar_path(engine)) as file:
+            file.write(f"{text}\n".encode())
+    except OSError:
+        engine.unlink(missing_ok=True)  # nobody would use it
+        raise
 
 
 def read_sidecar(engine: Path) -> Sidecar:

@@ -120,11 +120,12 @@ class DeformNetwork:
         network.enqueue(batch, stream)         # any number of times, also while capturing
 
     Args:
-        plan: of an engine that this machine's GPU runs. Only load plans that gt-export or this
-            machine made: a version-compatible one holds host code.
+        plan: of an engine that this machine's GPU runs.
         specs: the tensors it must have.
         runtime_cache: TensorRT-RTX only: a file for the kernels that it compiles at first use.
         onnx: weights of an engine that was built without them.
+        allow_host_code: TensorRT only: load a version-compatible engine. Such a plan holds a
+            library that is run, so it must come from a hand that you trust.
 
     Raises:
         EngineError: it cannot be loaded, or is not what `specs` says.
@@ -140,6 +141,7 @@ class DeformNetwork:
         *,
         runtime_cache: Path | None = None,
         onnx: bytes | None = None,
+        allow_host_code: bool = False,
     ) -> None:
         self._flavour = flavour
         self._specs = {spec.name: spec for spec in specs}
@@ -151,7 +153,7 @@ class DeformNetwork:
         logger, self._errors = flavour.logger()
         self._logger = logger
         self._runtime = flavour.api.Runtime(logger)
-        if not flavour.is_rtx:
+        if allow_host_code and not flavour.is_rtx:
             self._runtime.engine_host_code_allowed = True
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:

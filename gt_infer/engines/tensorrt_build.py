@@ -6,6 +6,7 @@ environment variable, and the runtime must not depend on it.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ __all__ = [
     "supported_sms",
 ]
 
+_LOG = logging.getLogger(__name__)
 PORTABLE = "portable"
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]  # input -> smallest, usual, largest shape
@@ -126,8 +128,7 @@ def build_engine(
     if plan is None:
         raise EngineError(_build_failure(flavour, options, errors))
     if timing_cache is not None:
-        with atomic_write(timing_cache) as file:
-            file.write(bytes(config.get_timing_cache().serialize()))
+        _save_timing_cache(config, timing_cache)
     return bytes(plan)
 
 
@@ -166,7 +167,7 @@ def _configure(flavour: Flavour, config: Any, options: BuildOptions) -> None:
 
 
 def _load_timing_cache(flavour: Flavour, config: Any, options: BuildOptions) -> Path | None:
-    """Timings of former builds; only TensorRT measures kernels."""
+    """Uses the timings of former builds; gives where to keep the new ones, None for nowhere."""
     path = options.timing_cache
     if flavour.is_rtx or path is None:
         return None
@@ -174,11 +175,21 @@ def _load_timing_cache(flavour: Flavour, config: Any, options: BuildOptions) -> 
         data = path.read_bytes()
     except OSError:
         data = b""
-    # One that does not fit this GPU or version is refused by TensorRT: then a fresh one.
-    cache = config.create_timing_cache(data)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    return path
+    # Damaged ones, and those of another GPU or version, are refused by TensorRT: then a fresh one.
+    for blob in (data, b""):
+        cache = config.create_timing_cache(blob)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return path
+    return None
+
+
+def _save_timing_cache(config: Any, path: Path) -> None:
+    """It saves time alone: where it cannot be kept, the engine is as good."""
+    try:
+        with atomic_write(path) as file:
+            file.write(bytes(config.get_timing_cache().serialize()))
+    except OSError as err:
+        _LOG.warning("%s: cannot be kept (%s)", path, err.strerror or err)
 
 
 def _parser_error(parser: Any) -> str:

@@ -24,7 +24,7 @@ from gt_infer.engines.deform_io import TensorSpec, deform_tensors
 from gt_infer.engines.sidecar import sidecar_path, write_engine
 from gt_infer.engines.tensorrt import DeformNetwork, plan_buffers, profile_of
 from gt_infer.engines.tensorrt_api import Flavour, load_flavour
-from gt_infer.engines.tensorrt_files import Device, deform_key, open_deform_engine
+from gt_infer.engines.tensorrt_files import FAILED_GATE, Device, deform_key, open_deform_engine
 from gt_infer.errors import ClosedError, EngineError, InputError
 from tests.synthetic import make_avatar
 
@@ -228,6 +228,17 @@ def test_what_tensorrt_says_reaches_the_user(specs: tuple[TensorSpec, ...]) -> N
         network.enqueue(1, STREAM)
 
 
+def test_host_code_runs_only_where_it_is_allowed(specs: tuple[TensorSpec, ...]) -> None:
+    for name, allowed, expected in (
+        ("tensorrt", False, False),
+        ("tensorrt", True, True),
+        ("tensorrt-rtx", True, False),
+    ):
+        flavour = fake_flavour(FakeEngine(specs), name=name)
+        network = DeformNetwork(flavour, b"plan", specs, allow_host_code=allowed)
+        assert network._runtime.engine_host_code_allowed is expected
+
+
 def test_closed(specs: tuple[TensorSpec, ...]) -> None:
     network = bound(FakeEngine(specs), specs)
     network.close()
@@ -285,6 +296,8 @@ def test_the_engine_beside_the_avatar_is_taken(avatar: Avatar, tmp_path: Path) -
     [
         ({"version": "1.6.0"}, "made by tensorrt-rtx 1.6.0"),
         ({"sm": "120"}, "made for sm 120"),
+        ({"flags": ["version_compatible"]}, "holds code that would be run"),
+        ({"flags": ["stripped"]}, "its weights are in the fp16 graph, which is not beside it"),
         ({"device": "NVIDIA L4, CUDA 12.8"}, "made on NVIDIA L4"),
         ({"widths": {}}, "other widths"),
         ({"accuracy": {"passed": False}}, "failed its accuracy gate"),
@@ -299,6 +312,50 @@ def test_an_engine_that_does_not_fit_is_named(
     with pytest.raises(EngineError, match=words) as caught:
         open_(avatar, tmp_path)
     assert "gt-export NAME.safetensors --target tensorrt-rtx --precision fp16" in str(caught.value)
+
+
+def test_portable_engines_begin_with_ampere(avatar: Avatar, tmp_path: Path) -> None:
+    place(avatar, tmp_path, "a")
+    turing = Device("NVIDIA T4", "75", "13.0")
+    with pytest.raises(EngineError, match="made for sm 80 and later, NVIDIA T4 is 75"):
+        open_deform_engine(avatar, tmp_path, fake_flavour(), "fp16", turing)
+
+
+@pytest.mark.parametrize(
+    "version, fits",
+    [("1.6.0", True), ("1.7.1", True), ("1.7.2", False), ("1.10.0", False), ("0.9", False)],
+)
+def test_version_compatible_engines(
+    avatar: Avatar, tmp_path: Path, version: str, fits: bool
+) -> None:
+    """Of the same major version, and not newer than what is installed (1.7.1)."""
+    place(avatar, tmp_path, "a", version=version, flags=["version_compatible"])
+
+    def find() -> Any:
+        return open_deform_engine(
+            avatar, tmp_path, fake_flavour(), "fp16", ADA, allow_host_code=True
+        )
+
+    if fits:
+        assert find().plan == b"a"
+    else:
+        with pytest.raises(EngineError, match=f"made by tensorrt-rtx {version}"):
+            find()
+
+
+def test_a_stripped_engine_brings_its_graph_along(avatar: Avatar, tmp_path: Path) -> None:
+    place(avatar, tmp_path, "a", flags=["stripped", "refittable"])
+    graph = b"..." + avatar.sha256.encode()
+    (tmp_path / "anna.deform-fp16.onnx").write_bytes(graph)
+    found = open_(avatar, tmp_path)
+    assert (found.plan, found.onnx) == (b"a", graph)
+
+
+def test_a_graph_that_failed_the_gate_is_not_built(avatar: Avatar, tmp_path: Path) -> None:
+    graph = avatar.sha256.encode() + FAILED_GATE.encode()
+    (tmp_path / "anna.deform-fp16.onnx").write_bytes(graph)
+    with pytest.raises(EngineError, match="it failed its accuracy gate"):
+        open_(avatar, tmp_path)
 
 
 def test_the_drivers_verdict_is_named(avatar: Avatar, tmp_path: Path) -> None:
