@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
 _EXIT_VERIFY_FAILED = 1
+_OF_CHECKPOINTS = (
+    "dataset",
+    "torso_bank",
+    "iteration",
+    "storage",
+    "n_head",
+    "frontend",
+    "audio_encoder",
+    "encoder_context",
+    "name",
+    "licence",
+    "verify",
+)
 _STREAMING_TOLERANCE = 0.02  # of the features' standard deviation; more is worth a warning
 
 
@@ -125,7 +138,6 @@ def _positive(text: str) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     output = _output(arguments)
-    request = cli_targets.request_of(arguments)
     try:
         import PIL  # noqa: F401
         import torch  # noqa: F401
@@ -133,6 +145,7 @@ def _export(arguments: argparse.Namespace) -> int:
         raise GtError(
             f"gt-export needs torch and Pillow ({err}): pip install 'gt-infer[export]'"
         ) from err
+    plan = cli_targets.plan_of(arguments)
     from .checkpoint import read_checkpoint
     from .convert import DEFAULT_CAMERA, build_avatar
     from .dataset import read_dataset
@@ -180,9 +193,9 @@ def _export(arguments: argparse.Namespace) -> int:
     for part in checkpoint.dropped:
         print(f"  dropped    {printable(part.what)} ({part.tensors}): {part.why}")
     status = _verify(arguments, checkpoint, output) if arguments.verify else 0
-    if request is not None:
+    if plan is not None:
         made = cli_targets.run_targets(
-            request, Avatar.load(output), _stem(output), checkpoint, _progress
+            plan, Avatar.load(output), _stem(output), checkpoint, _progress
         )
         status = max(status, made)
     return status
@@ -222,12 +235,18 @@ def _milliseconds(text: str) -> tuple[int, int]:
 
 def _compile(arguments: argparse.Namespace) -> int:
     """Of an avatar that exists."""
-    request = cli_targets.request_of(arguments)
-    if request is None:
+    plan = cli_targets.plan_of(arguments)
+    if plan is None:
         raise InputError(f"{arguments.model}: is a file; pass --target, or a model directory")
+    for option in _OF_CHECKPOINTS:
+        if getattr(arguments, option) != _parser().get_default(option):
+            raise InputError(
+                f"--{option.replace('_', '-')} is for a model directory; {arguments.model} is a "
+                "file"
+            )
     output = arguments.model if arguments.output is None else _output(arguments)
     avatar = Avatar.load(arguments.model)
-    return cli_targets.run_targets(request, avatar, _stem(output), None, _progress)
+    return cli_targets.run_targets(plan, avatar, _stem(output), None, _progress)
 
 
 def _stem(output: Path) -> Path:

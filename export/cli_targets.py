@@ -12,15 +12,26 @@ from gt_infer.avatar import Avatar
 from gt_infer.cli.common import printable
 from gt_infer.engines.cache import EngineCache
 from gt_infer.engines.deform_io import PRECISIONS
+from gt_infer.engines.tensorrt_build import PORTABLE
+from gt_infer.errors import InputError
 
-from .targets import Request, Target, export_targets
+from .planning import Plan, Request, Target, plan_targets
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
-__all__ = ["add_arguments", "clear_cache", "list_cache", "request_of", "run_targets"]
+__all__ = ["add_arguments", "clear_cache", "list_cache", "plan_of", "run_targets"]
 
 EXIT_GATE_FAILED = 1
+_OPTIONS = (
+    "sm",
+    "attention",
+    "refittable",
+    "strip_weights",
+    "version_compatible",
+    "hardware_compatible",
+    "no_check",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_sms,
         default=(),
         metavar="86,89,120",
-        help="tensorrt-rtx: one engine for each compute capability (default: one for all)",
+        help="tensorrt-rtx: one engine for each compute capability (default: portable, one for "
+        "all)",
     )
     group.add_argument(
         "--attention", action="store_true", help="the engine also gives the attention weights"
@@ -57,38 +69,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--version-compatible",
         action="store_true",
-        help="tensorrt: a later minor version can load the engine",
+        help="tensorrt: later versions up to the next major one can load the engine",
+    )
+    group.add_argument(
+        "--hardware-compatible",
+        action="store_true",
+        help="tensorrt: other GPUs, of compute capability 8.0 and later, can run the engine",
     )
     group.add_argument("--no-check", action="store_true", help="skip the accuracy gate")
     group.add_argument("--list-cache", action="store_true", help="list the runtime's engines")
     group.add_argument("--clear-cache", action="store_true", help="remove the runtime's engines")
 
 
-def request_of(arguments: argparse.Namespace) -> Request | None:
-    """What was asked for; None without --target."""
+def plan_of(arguments: argparse.Namespace) -> Plan | None:
+    """What will be made; None without --target.
+
+    Raises: as `plan_targets`; InputError: an option that needs --target.
+    """
     if arguments.target is None:
+        for option in _OPTIONS:
+            if getattr(arguments, option):
+                raise InputError(f"--{option.replace('_', '-')} needs --target")
         return None
-    return Request(
-        target=arguments.target,
-        precision=arguments.precision,
-        sms=arguments.sm,
-        attention=arguments.attention,
-        refittable=arguments.refittable,
-        stripped=arguments.strip_weights,
-        version_compatible=arguments.version_compatible,
-        checks=not arguments.no_check,
+    return plan_targets(
+        Request(
+            target=arguments.target,
+            precision=arguments.precision,
+            sms=arguments.sm,
+            attention=arguments.attention,
+            refittable=arguments.refittable,
+            stripped=arguments.strip_weights,
+            version_compatible=arguments.version_compatible,
+            hardware_compatible=arguments.hardware_compatible,
+            checks=not arguments.no_check,
+        )
     )
 
 
 def run_targets(
-    request: Request,
+    plan: Plan,
     avatar: Avatar,
     stem: Path,
     checkpoint: Checkpoint | None,
     progress: Callable[[str], None],
 ) -> int:
     """Returns: 0, or 1 when the accuracy gate failed. Raises: as `export_targets`."""
-    outcome = export_targets(avatar, stem, request, checkpoint=checkpoint, progress=progress)
+    from .targets import export_targets  # brings torch along
+
+    outcome = export_targets(avatar, stem, plan, checkpoint=checkpoint, progress=progress)
     for check in outcome.checks:
         print("\n".join(check.lines()))
     for path in outcome.files:
@@ -127,8 +155,9 @@ def clear_cache() -> int:
 
 def _sms(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
-    if not all(name.isdecimal() for name in names):
+    if not all(name.isdecimal() or name == PORTABLE for name in names):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected compute capabilities without a dot, such as 86,89,120"
+            f"{text!r}: expected {PORTABLE}, or compute capabilities without a dot such as "
+            "86,89,120"
         )
     return names

@@ -38,12 +38,13 @@ def engine_function(
     *,
     attention: bool = False,
     onnx: bytes | None = None,
+    allow_host_code: bool = False,
     cuda: Any = None,
 ) -> Callable[[Arrays], Arrays]:
     """A frame's inputs [1, ...] to the engine's outputs, padded.
 
     Args:
-        onnx: weights of a stripped engine.
+        onnx, allow_host_code: as for `DeformNetwork`.
         cuda: device memory and streams, None for Polygraphy's.
 
     Raises: EngineError: the engine does not load or run.
@@ -53,7 +54,7 @@ def engine_function(
 
         cuda = polygraphy.cuda
     specs = deform_tensors(avatar, precision, attention=attention)
-    network = DeformNetwork(flavour, plan, specs, onnx=onnx)
+    network = DeformNetwork(flavour, plan, specs, onnx=onnx, allow_host_code=allow_host_code)
     buffers = {spec.name: cuda.DeviceArray(_shape(spec), _storage(spec)) for spec in specs}
     network.bind({name: buffer.ptr for name, buffer in buffers.items()})
     stream = cuda.Stream()

@@ -16,15 +16,23 @@ import torch
 from torch import Tensor, nn
 
 from gt_infer.avatar import Avatar
-from gt_infer.engines.deform_io import TensorSpec
+from gt_infer.engines.deform_io import TensorSpec, padded_count
+from gt_infer.engines.tensorrt_build import Profile
+from gt_infer.errors import CheckpointError
 
 from .checkpoint import Checkpoint
 from .onnx_export import OPSET, export_onnx
 from .reference import ReferenceNetwork
 
-__all__ = ["LARGEST_COUNT", "CanonicalGraph", "Predictor", "canonical_model", "canonical_tensors"]
+__all__ = [
+    "CanonicalGraph",
+    "Predictor",
+    "canonical_model",
+    "canonical_profile",
+    "canonical_tensors",
+]
 
-LARGEST_COUNT = 1 << 17  # positions in one call
+_USUAL_LARGEST = 1 << 17  # positions in one call; more where the avatar has more
 
 _ROOT = "deformation_net.tri_plane."
 # Our output -> F_can's head. All are raw, before activation.
@@ -42,41 +50,38 @@ class Predictor(nn.Module):
 
     Args:
         state: of a checkpoint, under the official keys.
+        d_model: width of the features.
+
+    Raises: CheckpointError: its tensors are missing or do not fit each other.
     """
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
+    def __init__(self, state: Mapping[str, Tensor], d_model: int) -> None:
         super().__init__()
-
-        def linear(name: str) -> nn.Linear:
-            weight, bias = state[f"{_ROOT}{name}.weight"], state[f"{_ROOT}{name}.bias"]
-            layer = nn.Linear(weight.shape[1], weight.shape[0])
-            layer.load_state_dict({"weight": weight.float(), "bias": bias.float()})
-            return layer
-
         self.names = [
             ours for ours, theirs in _HEADS.items() if f"{_ROOT}{theirs}.1.weight" in state
         ]
-        self.trunk = nn.Sequential(linear("feature_out.0"), nn.ReLU(), linear("feature_out.2"))
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.Sequential(
-                    nn.ReLU(),
-                    linear(f"{_HEADS[name]}.1"),
-                    nn.ReLU(),
-                    linear(f"{_HEADS[name]}.3"),
-                )
-                for name in self.names
-            }
-        )
+        hidden = _linear(state, "feature_out.0", d_model)
+        trunk = _linear(state, "feature_out.2", hidden.out_features)
+        self.trunk = nn.Sequential(hidden, nn.ReLU(), trunk)
+        self.heads = nn.ModuleDict()
+        for name in self.names:
+            hidden = _linear(state, f"{_HEADS[name]}.1", trunk.out_features)
+            last = _linear(state, f"{_HEADS[name]}.3", hidden.out_features)
+            self.heads[name] = nn.Sequential(nn.ReLU(), hidden, nn.ReLU(), last)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Predictor | None:
-        """None when the checkpoint has no F_can, which some forks drop."""
+        """None when the checkpoint has no F_can, which some forks drop.
+
+        Raises: CheckpointError: it has half of one.
+        """
         iteration = f"iteration_{checkpoint.iteration}"
         path = checkpoint.directory / "point_cloud" / iteration / "deformation.pth"
         # Read before, and refused if it were damaged.
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return cls(state) if f"{_ROOT}feature_out.0.weight" in state else None
+        if f"{_ROOT}feature_out.0.weight" not in state:
+            return None
+        return cls(state, checkpoint.network.d_model)
 
     def width(self, name: str) -> int:
         """How many numbers a head gives for a Gaussian."""
@@ -89,6 +94,20 @@ class Predictor(nn.Module):
         if "log_scales" in raw:
             raw["log_scales"] = raw["log_scales"] + _SCALE_OFFSET
         return raw
+
+
+def _linear(state: Mapping[str, Tensor], name: str, inputs: int) -> nn.Linear:
+    weight, bias = (state.get(f"{_ROOT}{name}.{part}") for part in ("weight", "bias"))
+    if weight is None or bias is None:
+        raise CheckpointError(f"{_ROOT}{name}: weight or bias is missing")
+    if weight.ndim != 2 or weight.shape[1] != inputs or bias.shape != weight.shape[:1]:
+        raise CheckpointError(
+            f"{_ROOT}{name}: weight {list(weight.shape)} and bias {list(bias.shape)}, expected "
+            f"[n, {inputs}] and [n]"
+        )
+    layer = nn.Linear(inputs, len(bias))
+    layer.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    return layer
 
 
 class CanonicalGraph(nn.Module):
@@ -120,6 +139,11 @@ def canonical_tensors(avatar: Avatar, predictor: Predictor | None = None) -> tup
     )
 
 
+def canonical_profile(avatar: Avatar) -> Profile:
+    """One position to the most, tuned for the avatar's own."""
+    return {"positions": ((1, 3), (padded_count(len(avatar)), 3), (_largest(avatar), 3))}
+
+
 def canonical_model(
     avatar: Avatar, predictor: Predictor | None = None, *, opset: int = OPSET
 ) -> Any:
@@ -131,7 +155,11 @@ def canonical_model(
         CanonicalGraph(avatar, predictor),
         canonical_tensors(avatar, predictor),
         dynamic="count",
-        largest=LARGEST_COUNT,
+        largest=_largest(avatar),
         metadata={"graph": "canonical", "avatar": avatar.sha256, "opset": str(opset)},
         opset=opset,
     )
+
+
+def _largest(avatar: Avatar) -> int:
+    return max(padded_count(len(avatar)), _USUAL_LARGEST)

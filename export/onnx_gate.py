@@ -307,7 +307,8 @@ def _torch(network: ReferenceNetwork, outputs: Sequence[str]) -> Callable[[Array
     def run(feed: Arrays) -> Arrays:
         with torch.inference_mode():
             deformed = network(*(torch.tensor(feed[n]) for n in ("window", "eye", "camera")))
-        return {name: getattr(deformed, name).numpy() for name in outputs}
+        # Where a head is missing, an output is a parameter.
+        return {name: getattr(deformed, name).detach().numpy() for name in outputs}
 
     return run
 

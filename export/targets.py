@@ -5,86 +5,60 @@
     NAME.tensorrt-rtx-portable-fp16.engine (+ .json)     the deform graph, compiled
     NAME.canonical.tensorrt-rtx-portable-fp32.engine (+ .json)
 
-Every file appears whole or not at all. Engines are built only from graphs that exist.
+Every file appears whole or not at all. What was judged wrong by the accuracy gate is written, and
+marked so that the runtime refuses it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from gt_infer.avatar import Avatar
 from gt_infer.avatar_file import atomic_write
-from gt_infer.cli.machine import find_gpus
 from gt_infer.engines.cache import EngineKey
 from gt_infer.engines.deform_io import BATCHES, EnginePrecision, deform_tensors, padded_count
 from gt_infer.engines.sidecar import write_engine
-from gt_infer.engines.tensorrt_api import (
-    FLAVOURS,
-    Flavour,
-    FlavourName,
-    installed_flavours,
-    load_flavour,
-)
 from gt_infer.engines.tensorrt_build import (
     PORTABLE,
     BuildOptions,
     Profile,
     batch_profiles,
     build_engine,
-    check_sm,
 )
-from gt_infer.errors import EngineError, GtError, InputError
+from gt_infer.engines.tensorrt_files import FAILED_GATE, why_invalid
+from gt_infer.errors import CheckpointError
 
 from .checkpoint import Checkpoint
+from .onnx_canonical import Predictor, canonical_model, canonical_profile
+from .onnx_deform import deform_model
+from .planning import Build, Plan
+from .verify import golden_inputs, random_inputs
 
-__all__ = ["Outcome", "Request", "Target", "export_targets"]
+if TYPE_CHECKING:  # the gate brings Polygraphy along, which --no-check does without
+    from .onnx_gate import Check
 
-Target = Literal["onnx", "tensorrt-rtx", "tensorrt", "all"]
+__all__ = ["Outcome", "export_targets"]
+
 _GOLDEN_FRAMES = 3  # of the golden ones, that half precision is judged on
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """What a user asked for.
-
-    Attributes:
-        sms: for TensorRT-RTX; none for one portable engine.
-        checks: whether the accuracy gate runs.
-    """
-
-    target: Target
-    precision: EnginePrecision = "fp16"
-    sms: Sequence[str] = ()
-    attention: bool = False
-    refittable: bool = False
-    stripped: bool = False
-    version_compatible: bool = False
-    checks: bool = True
-
-    def __post_init__(self) -> None:
-        if self.target not in get_args(Target):
-            raise InputError(f"target = {self.target!r}: must be one of {get_args(Target)}")
-
-    @property
-    def flavours(self) -> Sequence[FlavourName]:
-        return FLAVOURS if self.target == "all" else [n for n in FLAVOURS if n == self.target]
+Progress = Callable[[str], None]
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of it.
+    """What became of a request.
 
     Attributes:
         files: written, in order.
-        checks: of the accuracy gate (`onnx_gate.Check`).
-        left_out: targets that cannot be made here, and why.
+        checks: of the accuracy gate.
+        left_out: what could not be made or judged here, and why.
     """
 
     files: list[Path] = field(default_factory=list)
-    checks: list[Any] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     @property
@@ -92,15 +66,40 @@ class Outcome:
         return all(check.passed for check in self.checks)
 
 
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A graph and all that its engines depend on.
+
+    Attributes:
+        model: the `onnx.ModelProto`.
+        checks: what the gate found.
+    """
+
+    name: Literal["canonical", "deform"]
+    model: Any
+    precision: EnginePrecision
+    profiles: Sequence[Profile]
+    attention: bool = False
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def onnx_name(self) -> str:
+        return self.name if self.name == "canonical" else f"{self.name}-{self.precision}"
+
+    def engine_name(self, build: Build) -> str:
+        target = f"{build.flavour.name}-{build.sm}-{self.precision}"
+        return target if self.name == "deform" else f"{self.name}.{target}"
+
+
 def export_targets(
     avatar: Avatar,
     stem: Path,
-    request: Request,
+    plan: Plan,
     *,
     checkpoint: Checkpoint | None = None,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = lambda message: None,
 ) -> Outcome:
-    """Make all that is asked for and can be made.
+    """Make all that is planned.
 
     Args:
         avatar: as its file holds it: engines belong to that file.
@@ -108,190 +107,153 @@ def export_targets(
         checkpoint: where it came from, for F_can and golden vectors.
 
     Raises:
-        EngineError: a target asked for by name cannot be made here; an unsupported operator.
-        InputError: no such compute capability.
-        GtError: a package is missing.
+        EngineError: an unsupported operator, or a build that fails.
+        GtError: torch cannot export a graph.
         OSError: a file cannot be written.
     """
-    outcome = Outcome()
-    # All that can be refused comes before the minutes of work.
-    flavours = list(_usable(request, outcome))
-    _need_onnx(request.checks)
-    from .onnx_canonical import Predictor, canonical_model, canonical_tensors
-    from .onnx_deform import deform_model
+    request = plan.request
+    outcome = Outcome(left_out=list(plan.left_out))
+    predictor = None
+    try:
+        predictor = None if checkpoint is None else Predictor.from_checkpoint(checkpoint)
+    except CheckpointError as err:  # nothing that a frame needs
+        outcome.left_out.append(f"F_can's attributes: {err}")
 
-    predictor = None if checkpoint is None else Predictor.from_checkpoint(checkpoint)
     progress("exporting the canonical graph")
-    canonical = canonical_model(avatar, predictor)
+    canonical = _Graph(
+        "canonical", canonical_model(avatar, predictor), "fp32", [canonical_profile(avatar)]
+    )
     progress(f"exporting the deform graph, {request.precision}")
-    deform = deform_model(avatar, request.precision, attention=request.attention)
+    deform = _Graph(
+        "deform",
+        deform_model(avatar, request.precision, attention=request.attention),
+        request.precision,
+        batch_profiles(deform_tensors(avatar, request.precision)),
+        request.attention,
+    )
     if request.checks:
         progress("comparing the graphs with the torch reference")
-        outcome.checks += _checks(avatar, canonical, deform, request, predictor, checkpoint)
-
-    _write(_named(stem, ".canonical.onnx"), canonical.SerializeToString(), outcome)
-    _write(_named(stem, f".deform-{request.precision}.onnx"), deform.SerializeToString(), outcome)
-    positions = canonical_tensors(avatar, predictor)[0].name
-    padded = padded_count(len(avatar))
-    largest = max(padded, 1 << 16)
-    counts: Profile = {positions: ((1, 3), (padded, 3), (largest, 3))}
-    batches = batch_profiles(deform_tensors(avatar, request.precision))
-    for flavour, sm in flavours:
-        for graph, model, precision, profiles in (
-            ("deform", deform, request.precision, batches),
-            ("canonical", canonical, "fp32", [counts]),
-        ):
-            key = EngineKey(
-                graph=graph,
-                avatar=avatar.sha256,
-                widths={**avatar.network.describe(), "padded": padded},
-                flavour=flavour.name,
-                version=flavour.version,
-                sm=sm,
-                precision=precision,
-                device="" if flavour.is_rtx else _device(),
-                attention=request.attention and graph == "deform",
-            )
-            middle = "" if graph == "deform" else ".canonical"
-            path = _named(stem, f"{middle}.{flavour.name}-{sm}-{precision}.engine")
-            progress(f"building {path.name}")
-            options = BuildOptions(
-                sm=sm,
-                is_float32=precision == "fp32",
-                refittable=request.refittable,
-                stripped=request.stripped,
-                version_compatible=request.version_compatible,
-                timing_cache=None if flavour.is_rtx else _named(stem, ".timing-cache"),
-            )
-            plan = build_engine(flavour, model.SerializeToString(), profiles, options)
-            found = list(outcome.checks)
-            if request.checks and graph == "deform" and _runs_here(sm):
-                progress(f"comparing {path.name} with the torch reference")
-                found.append(_engine_check(avatar, flavour, plan, deform, request))
-                outcome.checks.append(found[-1])
-            accuracy = {
-                "passed": all(check.passed for check in found),
-                "checks": [check.as_json() for check in found],
-            }
-            facts = key.facts(
-                profiles=list(BATCHES) if graph == "deform" else [],
-                flags=options.flags(),
-                accuracy=accuracy if request.checks else {},
-            )
-            write_engine(path, plan, facts)
-            outcome.files.append(path)
+        _check_graphs(avatar, canonical, deform, predictor, checkpoint)
+        outcome.checks += canonical.checks + deform.checks
+    for graph in (canonical, deform):
+        _write_graph(graph, stem, outcome)
+    for build in plan.builds:
+        for graph in (deform, canonical):
+            _build(avatar, stem, plan, build, graph, outcome, progress)
     return outcome
 
 
-def _usable(request: Request, outcome: Outcome) -> Iterator[tuple[Flavour, str]]:
-    """Flavours that can build here, with what they build for."""
-    for name in request.flavours:
-        problem = _problem(name)
-        if problem is not None:
-            if request.target == name:
-                raise EngineError(f"target {name}: {problem}")
-            outcome.left_out.append(f"{name}: {problem}")
-            continue
-        flavour = load_flavour(name)
-        sms = request.sms or [PORTABLE]
-        if not flavour.is_rtx:
-            sms = [_capability()]
-        for sm in sms:
-            check_sm(flavour, sm)
-            yield flavour, sm
+def _write_graph(graph: _Graph, stem: Path, outcome: Outcome) -> None:
+    if not all(check.passed for check in graph.checks):
+        graph.model.metadata_props.add(key="accuracy", value=FAILED_GATE)
+    path = _named(stem, f"{graph.onnx_name}.onnx")
+    with atomic_write(path) as file:
+        file.write(graph.model.SerializeToString())
+    outcome.files.append(path)
 
 
-def _problem(name: FlavourName) -> str | None:
-    """Why a flavour cannot build engines on this machine."""
-    if name == "tensorrt" and not find_gpus()["devices"]:
-        return (
-            f"needs the GPU that the engine is for ({find_gpus()['reason']}). Run gt-export there, "
-            "or use tensorrt-rtx, which builds without one"
-        )
-    if name not in installed_flavours():
-        return f"not installed: pip install 'gt-infer[{name}]'"
-    return None
-
-
-def _capability() -> str:
-    return str(find_gpus()["devices"][0]["compute_capability"]).replace(".", "")
-
-
-def _device() -> str:
-    found = find_gpus()
-    return f"{found['devices'][0]['name']}, CUDA {found['driver_cuda']}"
-
-
-def _need_onnx(checks: bool) -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-
-        if checks:
-            import onnxruntime  # noqa: F401
-            import polygraphy  # noqa: F401
-    except ImportError as err:
-        raise GtError(
-            f"--target needs onnx, onnxscript, onnxruntime and polygraphy ({err}): "
-            "pip install 'gt-infer[export]'"
-        ) from err
-
-
-def _checks(
+def _build(
     avatar: Avatar,
-    canonical: Any,
-    deform: Any,
-    request: Request,
-    predictor: Any,
-    checkpoint: Checkpoint | None,
-) -> Iterator[Any]:
-    from .onnx_gate import check_canonical, check_deform, check_golden
-    from .verify import golden_inputs, random_inputs
+    stem: Path,
+    plan: Plan,
+    build: Build,
+    graph: _Graph,
+    outcome: Outcome,
+    progress: Progress,
+) -> None:
+    """One engine with its facts."""
+    request, flavour = plan.request, build.flavour
+    path = _named(stem, f"{graph.engine_name(build)}.engine")
+    options = BuildOptions(
+        sm=build.sm,
+        is_float32=graph.precision == "fp32",
+        refittable=request.refittable,
+        stripped=request.stripped,
+        version_compatible=request.version_compatible and not flavour.is_rtx,
+        timing_cache=None if flavour.is_rtx else _named(stem, "timing-cache"),
+    )
+    progress(f"building {path.name}")
+    engine = build_engine(flavour, graph.model.SerializeToString(), graph.profiles, options)
+    checks = list(graph.checks)
+    if request.checks and graph.name == "deform" and _is_for(plan, build):
+        problem = why_invalid(flavour, engine)
+        if problem is None:
+            progress(f"comparing {path.name} with the torch reference")
+            checks.append(_check_engine(avatar, engine, graph, build, options))
+            outcome.checks.append(checks[-1])
+        else:
+            outcome.left_out.append(f"accuracy of {path.name} on this GPU: {problem}")
+    key = EngineKey(
+        graph=graph.name,
+        avatar=avatar.sha256,
+        widths={**avatar.network.describe(), "padded": padded_count(len(avatar))},
+        flavour=flavour.name,
+        version=flavour.version,
+        sm=build.sm,
+        precision=graph.precision,
+        device=build.device,
+        attention=graph.attention,
+    )
+    accuracy = {
+        "passed": all(check.passed for check in checks),
+        "checks": [check.as_json() for check in checks],
+    }
+    facts = key.facts(
+        profiles=list(BATCHES) if graph.name == "deform" else [],
+        flags=options.flags(),
+        accuracy=accuracy if request.checks else {},
+    )
+    write_engine(path, engine, facts)
+    outcome.files.append(path)
 
-    yield check_canonical(avatar, canonical, predictor)
+
+def _is_for(plan: Plan, build: Build) -> bool:
+    """Whether the GPU at hand may run an engine."""
+    return plan.device is not None and build.sm in (PORTABLE, plan.device.sm)
+
+
+def _check_graphs(
+    avatar: Avatar,
+    canonical: _Graph,
+    deform: _Graph,
+    predictor: Predictor | None,
+    checkpoint: Checkpoint | None,
+) -> None:
+    from .onnx_gate import check_canonical, check_deform, check_golden
+
+    canonical.checks.append(check_canonical(avatar, canonical.model, predictor))
     inputs = random_inputs(avatar.network.audio_channels)
     golden = None if checkpoint is None else checkpoint.directory / "golden_deform.npz"
     if golden is not None and golden.is_file():
         subset, frames = golden_inputs(golden, avatar)
         # A file of rounded weights computes something else than the checkpoint.
-        if request.precision == "fp32" and avatar.storage == "fp32":
-            yield check_golden(avatar, deform, subset, frames)
+        if deform.precision == "fp32" and avatar.storage == "fp32":
+            deform.checks.append(check_golden(avatar, deform.model, subset, frames))
         inputs += frames[:: max(1, len(frames) // _GOLDEN_FRAMES)]
-    yield check_deform(avatar, deform, request.precision, inputs)
+    deform.checks.append(check_deform(avatar, deform.model, deform.precision, inputs))
 
 
-def _runs_here(sm: str) -> bool:
-    """Whether this machine has a GPU for an engine."""
-    return bool(find_gpus()["devices"]) and sm in (PORTABLE, _capability())
-
-
-def _engine_check(
-    avatar: Avatar, flavour: Flavour, plan: bytes, deform: Any, request: Request
-) -> Any:
+def _check_engine(
+    avatar: Avatar, engine: bytes, graph: _Graph, build: Build, options: BuildOptions
+) -> Check:
     """The engine itself on this machine's GPU."""
     from .engine_gate import engine_function
     from .onnx_gate import check_deform
-    from .verify import random_inputs
 
     run = engine_function(
-        flavour,
-        plan,
+        build.flavour,
+        engine,
         avatar,
-        request.precision,
-        attention=request.attention,
-        onnx=deform.SerializeToString() if request.stripped else None,
+        graph.precision,
+        attention=graph.attention,
+        onnx=graph.model.SerializeToString() if options.stripped else None,
+        allow_host_code=options.version_compatible,
     )
     inputs = random_inputs(avatar.network.audio_channels)
-    by = f"{flavour.name} {flavour.version}"
-    return check_deform(avatar, deform, request.precision, inputs, run=run, by=by)
+    by = f"{build.flavour.name} {build.flavour.version}"
+    return check_deform(avatar, graph.model, graph.precision, inputs, run=run, by=by)
 
 
 def _named(stem: Path, ending: str) -> Path:
     """Beside the avatar file; not `with_suffix`, which would cut a name with a dot in it."""
-    return stem.with_name(stem.name + ending)
-
-
-def _write(path: Path, data: bytes, outcome: Outcome) -> None:
-    with atomic_write(path) as file:
-        file.write(data)
-    outcome.files.append(path)
+    return stem.with_name(f"{stem.name}.{ending}")

@@ -142,10 +142,24 @@ def state_dict(network: Network) -> State:
         if ours in network.heads:
             put(f"{theirs}.1", network.heads[ours][0])
             put(f"{theirs}.3", network.heads[ours][1])
-    put("tri_plane.feature_out.0", spare[0])
-    put("tri_plane.opacity.1", spare[0])
+    for name, linear in f_can(network.d_model).items():
+        put(f"tri_plane.{name}", linear)
     state = {f"deformation_net.{name}": torch.tensor(array) for name, array in arrays.items()}
     return state | {"pos_poc": torch.zeros(10), "opacity_poc": torch.zeros(2)}
+
+
+def f_can(d_model: int) -> dict[str, Linear]:
+    """The canonical attribute predictor: its trunk, then two maps per attribute."""
+    rng = np.random.default_rng(4)
+
+    def linear(out: int, inputs: int) -> Linear:
+        weight = rng.standard_normal((out, inputs)) / np.sqrt(inputs)
+        return Linear(weight.astype(np.float32), rng.standard_normal(out).astype(np.float32))
+
+    maps = {"feature_out.0": linear(16, d_model), "feature_out.2": linear(16, 16)}
+    for name, width in (("scales", 3), ("rotations", 4), ("opacity", 1), ("shs", 48)):
+        maps |= {f"{name}.1": linear(16, 16), f"{name}.3": linear(width, 16)}
+    return maps
 
 
 def write_dataset(folder: Path, *, frames: int = 6, size: int = 64) -> dict[str, np.ndarray]:

@@ -83,7 +83,8 @@ def test_what_is_dropped_is_told_with_its_reason(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(tmp_path)
     dropped = {part.what: (part.tensors, part.why) for part in checkpoint.dropped}
     assert dropped["aud_ch_att_net, enc_x_mlp, eye_att_net"][0] == 6
-    assert dropped["tri_plane.feature_out, tri_plane.opacity"][0] == 2
+    heads = (f"tri_plane.{name}" for name in ("opacity", "rotations", "scales", "shs"))
+    assert dropped[", ".join(["tri_plane.feature_out", *heads])][0] == 20
     assert dropped["opacity_poc, pos_poc"][0] == 2
     assert dropped["audio_mlp, eye_mlp"] == (4, "skipped by the model at d_model = 32")
     assert dropped["opacity_deform"] == (4, "switched off: no_do = True in cfg_args")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from gt_infer.avatar import Avatar, save_avatar
 from gt_infer.engines.sidecar import read_sidecar
+from gt_infer.engines.tensorrt_files import Device, open_deform_engine
 from gt_infer.errors import EngineError, GtError, InputError
+from tests.graphs import canonical_graph, copied, deform_graph, small_avatar
+from tests.official_layout import state_dict, write_model
 from tests.synthetic import make_avatar
 
 torch = pytest.importorskip("torch", reason="graphs are exported by torch")
@@ -22,23 +25,28 @@ pytest.importorskip("onnxruntime", reason="graphs are run by ONNX Runtime")
 pytest.importorskip("onnxscript", reason="torch writes ONNX through onnxscript")
 pytest.importorskip("polygraphy", reason="the accuracy gate runs in Polygraphy")
 
-from gt_export import targets  # noqa: E402
+from gt_export import planning, targets  # noqa: E402
 from gt_export.cli import main  # noqa: E402
-from gt_export.onnx_canonical import canonical_model  # noqa: E402
-from gt_export.onnx_deform import deform_model  # noqa: E402
-from gt_export.onnx_gate import Check, Row, check_deform  # noqa: E402
-from gt_export.onnx_rounding import with_explicit_rounding  # noqa: E402
-from gt_export.targets import Request, export_targets  # noqa: E402
-from gt_export.verify import random_inputs  # noqa: E402
+from gt_export.planning import Request, plan_targets  # noqa: E402
 
-from gt_infer.engines.deform_io import deform_tensors  # noqa: E402
 from gt_infer.engines.tensorrt_api import load_flavour  # noqa: E402
 from gt_infer.engines.tensorrt_build import (  # noqa: E402
     BuildOptions,
-    batch_profiles,
     build_engine,
     supported_sms,
 )
+
+ADA = Device("NVIDIA GeForce RTX 4090", "89", "13.0")
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is one."""
+
+    def find_device() -> Device:
+        raise EngineError("no GPU: no driver")
+
+    monkeypatch.setattr(planning, "find_device", find_device)
 
 
 @pytest.fixture
@@ -47,152 +55,95 @@ def rtx() -> Any:
     return load_flavour("tensorrt-rtx")
 
 
-# Pairwise over layers, audio channels and d_model; every value meets every other once.
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def with_sidecars(*engines: str) -> set[str]:
+    return {*engines, *(f"{name}.json" for name in engines)}
+
+
+# Everything, of trained and random checkpoints
+
+# Each channel count meets each width once, and each of them each precision and layer count.
+CHANNELS, WIDTHS, PRECISIONS, LAYERS = (29, 44, 1024), (32, 64, 128), ("fp32", "fp16", "bf16"), 2
 PAIRWISE = [
-    (1, 29, 32, "fp16"),
-    (2, 29, 64, "bf16"),
-    (2, 44, 32, "fp32"),
-    (1, 44, 128, "fp16"),
-    (1, 1024, 64, "fp16"),
-    (2, 1024, 32, "fp16"),
-    (2, 29, 128, "fp16"),
-    (1, 44, 64, "fp32"),
-    (2, 1024, 128, "bf16"),
+    (1 + (a + 2 * b) % 3 % LAYERS, CHANNELS[a], WIDTHS[b], PRECISIONS[(a + b) % 3])
+    for a in range(3)
+    for b in range(3)
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers, channels, width, precision", PAIRWISE)
 def test_random_checkpoints(
-    rtx: Any, layers: int, channels: int, width: int, precision: Any
+    rtx: Any, tmp_path: Path, layers: int, channels: int, width: int, precision: str
 ) -> None:
+    """Both graphs, F_can included, through the gate and into engines."""
     avatar = make_avatar(n=300, layers=layers, channels=channels, d_model=width)
-    model = deform_model(avatar, precision)
-    check = check_deform(avatar, model, precision, random_inputs(channels))
-    assert check.passed, "\n".join(check.lines())
-    specs = deform_tensors(avatar, precision)
-    options = BuildOptions(is_float32=precision == "fp32")
-    assert build_engine(rtx, model.SerializeToString(), batch_profiles(specs), options)
+    write_model(tmp_path / "model", avatar)
+    (out := tmp_path / "out").mkdir()
+    output = ["-o", str(out / "x.safetensors")]
+    arguments = ["--target", "tensorrt-rtx", "--precision", precision, *output]
+    assert main([str(tmp_path / "model"), *arguments]) == 0
+    assert names_in(out) == {
+        "x.safetensors",
+        "x.canonical.onnx",
+        f"x.deform-{precision}.onnx",
+        *with_sidecars(
+            f"x.tensorrt-rtx-portable-{precision}.engine",
+            "x.canonical.tensorrt-rtx-portable-fp32.engine",
+        ),
+    }
+    facts = read_sidecar(out / "x.canonical.tensorrt-rtx-portable-fp32.engine")
+    assert facts.accuracy["passed"]
+    assert "predicted_sh" in facts.accuracy["checks"][0], "F_can is in the graph"
 
 
 @pytest.mark.slow
 def test_checkpoint_a_makes_everything(
     shared: Path, rtx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """fp32 for three GPUs and fp16 portable, checked; what needs a GPU is said, not an error."""
+    """fp16 and fp32, portable and for three GPUs; what needs a GPU is said, and no error."""
     monkeypatch.chdir(tmp_path)
+    sms = ["portable", "86", "89", "120"]
     model = str(shared / "checkpoints" / "A")
-    monkeypatch.setattr(targets, "find_gpus", lambda: {"devices": [], "reason": "no driver"})
-    assert main([model, "--target", "all"]) == 0
+    assert main([model, "--target", "all", "--sm", ",".join(sms)]) == 0
     said = capsys.readouterr().out
-    assert "left out   tensorrt: needs the GPU that the engine is for (no driver)" in said
+    assert "left out   tensorrt: needs the GPU that the engine is for (no GPU: no driver)" in said
     assert "PSNR" in said
-    arguments = ["A.safetensors", "--target", "tensorrt-rtx", "--precision", "fp32", "--no-check"]
-    assert main([*arguments, "--sm", "86,89,120"]) == 0
-    names = {path.name for path in tmp_path.iterdir()}
+    assert main([model, "--target", "all", "--sm", ",".join(sms), "--precision", "fp32"]) == 0
+    said = capsys.readouterr().out
+    assert "deform fp32: ONNX Runtime - golden vectors, 12 frames" in said
     engines = {
-        "A.tensorrt-rtx-portable-fp16.engine",
-        "A.canonical.tensorrt-rtx-portable-fp32.engine",
-        *(f"A.tensorrt-rtx-{sm}-fp32.engine" for sm in (86, 89, 120)),
-        *(f"A.canonical.tensorrt-rtx-{sm}-fp32.engine" for sm in (86, 89, 120)),
+        *(
+            f"A.tensorrt-rtx-{sm}-{precision}.engine"
+            for sm in sms
+            for precision in ("fp16", "fp32")
+        ),
+        *(f"A.canonical.tensorrt-rtx-{sm}-fp32.engine" for sm in sms),
     }
     graphs = {"A.safetensors", "A.canonical.onnx", "A.deform-fp16.onnx", "A.deform-fp32.onnx"}
-    assert names == engines | graphs | {f"{name}.json" for name in engines}
+    assert names_in(tmp_path) == with_sidecars(*engines) | graphs
 
-    facts = read_sidecar(tmp_path / "A.tensorrt-rtx-portable-fp16.engine")
-    assert facts.avatar == Avatar.load("A.safetensors").sha256
-    assert (facts.flavour, facts.version, facts.sm) == ("tensorrt-rtx", rtx.version, "portable")
-    assert list(facts.profiles) == [1, 4, 32]
-    assert facts.widths["padded"] == 36864
-    pictures = facts.accuracy["checks"][-1]["picture"]
-    assert pictures["largest"] >= pictures["limit"] == 45.0
-
-
-@pytest.fixture(scope="module")
-def avatar() -> Avatar:
-    return make_avatar(n=100)
+    sha256 = Avatar.load("A.safetensors").sha256
+    for sm in sms:
+        facts = read_sidecar(tmp_path / f"A.tensorrt-rtx-{sm}-fp16.engine")
+        assert facts.avatar == sha256
+        assert (facts.flavour, facts.version, facts.sm) == ("tensorrt-rtx", rtx.version, sm)
+        assert list(facts.profiles) == [1, 4, 32]
+        assert facts.widths["padded"] == 36864
+        pictures = facts.accuracy["checks"][-1]["picture"]
+        assert pictures["largest"] >= pictures["limit"] == 45.0
 
 
-@pytest.fixture(scope="module")
-def model(avatar: Avatar) -> Any:
-    return deform_model(avatar, "fp16")
-
-
-@pytest.fixture
-def exported(avatar: Avatar, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The avatar's file; its graphs are at hand, which saves ten seconds each time."""
-    graph = canonical_graph(avatar)
-    monkeypatch.setattr("gt_export.onnx_deform.deform_model", lambda *_, **__: model)
-    monkeypatch.setattr("gt_export.onnx_canonical.canonical_model", lambda *_, **__: graph)
-    save_avatar(avatar, tmp_path / "a.safetensors")
-    return tmp_path / "a.safetensors"
-
-
-@functools.cache
-def canonical_graph(avatar: Avatar) -> Any:
-    return canonical_model(avatar)
-
-
-def test_the_gate_sees_a_wrong_graph(avatar: Avatar, model: Any) -> None:
-    import onnx
-
-    wrong = onnx.ModelProto()
-    wrong.CopyFrom(model)
-    bias = next(item for item in wrong.graph.initializer if item.name == "heads.out.4.bias")
-    moved = onnx.numpy_helper.to_array(bias) + np.float32(0.3)  # of the colours
-    bias.CopyFrom(onnx.numpy_helper.from_array(moved, bias.name))
-    good = check_deform(avatar, model, "fp16", random_inputs(29))
-    bad = check_deform(avatar, wrong, "fp16", random_inputs(29))
-    assert good.passed
-    assert not bad.passed
-    assert any("FAILED" in line for line in bad.lines())
-
-
-def test_rows_and_nan() -> None:
-    nan = float("nan")
-    assert not Row("means", nan, nan, 1e-4).passed
-    assert not Row("means", nan, nan, None).passed
-    assert not Row("picture", nan, None, 45.0).passed
-    assert Row("picture", float("inf"), None, 45.0).passed
-    assert not Check("x", (Row("sh", 2e-4, 0.0, 1e-4),)).passed
-
-
-def test_half_types_are_rounded(model: Any) -> None:
-    """The judge rounds every half-precision result; without that fp16 looks like fp32."""
-    wide = with_explicit_rounding(model)
-    kinds = {node.op_type for node in wide.graph.node}
-    assert "Cast" in kinds
-    halves = sum(
-        attribute.i == 10
-        for node in wide.graph.node
-        for attribute in node.attribute
-        if node.op_type == "Cast" and attribute.name == "to"
-    )
-    assert halves > 20
-
-
-def test_equal_avatars_give_equal_graphs(avatar: Avatar, model: Any) -> None:
-    again = deform_model(avatar, "fp16")
-    assert again.SerializeToString() == model.SerializeToString()
-    text = model.SerializeToString()
-    assert b".py" not in text, "no paths of this machine"
-
-
-def test_grid_samples_are_read_as_linear(rtx: Any, avatar: Avatar) -> None:
+def test_grid_samples_are_read_as_linear(rtx: Any) -> None:
     """The trap of opset 20: a parser that takes "linear" for nearest gives no error."""
-    graph = canonical_graph(avatar)
-    modes = {
-        attribute.s
-        for node in graph.graph.node
-        for attribute in node.attribute
-        if node.op_type == "GridSample" and attribute.name == "mode"
-    }
-    assert modes == {b"bilinear"}
     trt = rtx.api
     logger, _ = rtx.logger()
     network = trt.Builder(logger).create_network(0)
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse(graph.SerializeToString())
+    assert parser.parse(canonical_graph().SerializeToString())
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     samplers = [layer for layer in layers if layer.type == trt.LayerType.GRID_SAMPLE]
     assert len(samplers) == 6
@@ -203,63 +154,202 @@ def test_grid_samples_are_read_as_linear(rtx: Any, avatar: Avatar) -> None:
         assert layer.align_corners
 
 
-def test_unsupported_operator(rtx: Any) -> None:
+# What cannot be made
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (
+            '<ir_version: 9, opset_import: ["" : 18, "own" : 1]> g (float[4] x) => (float[4] y) '
+            "{ y = own.Invented(x) }",
+            "does not support this graph: .*Invented",
+        ),
+        (
+            '<ir_version: 9, opset_import: ["" : 18]> g (float[4,3] x) => (float[4,3] y) '
+            "{ y = MatMul(x, x) }",
+            "does not support this graph: .*at MatMul",
+        ),
+        (
+            '<ir_version: 9, opset_import: ["" : 18]> g (float[N] x) => (float[N] y) '
+            "{ y = Relu(x) }",
+            r"tensorrt-rtx .* could not build the engine for sm portable: .*profile",
+        ),
+    ],
+    ids=["operator", "shape", "profile"],
+)
+def test_unsupported_graphs(rtx: Any, text: str, words: str) -> None:
     import onnx
 
-    graph = onnx.parser.parse_model(
-        '<ir_version: 9, opset_import: ["" : 18, "own" : 1]> g (float[4] x) => (float[4] y) '
-        "{ y = own.Invented(x) }"
-    )
-    with pytest.raises(EngineError, match=r"does not support this graph: .*Invented"):
+    graph = onnx.parser.parse_model(text)
+    with pytest.raises(EngineError, match=words):
         build_engine(rtx, graph.SerializeToString(), [], BuildOptions())
 
 
-def test_unknown_sm(rtx: Any, avatar: Avatar, tmp_path: Path) -> None:
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs gt-export on a model directory; gives the one line that it refuses with, having
+    written nothing."""
+    write_model(tmp_path / "model", small_avatar())
+    (out := tmp_path / "out").mkdir()
+
+    def run(*arguments: str) -> str:
+        given = [str(tmp_path / "model"), "-o", str(out / "x.safetensors"), *arguments]
+        assert main(given) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert not names_in(out)
+        return line
+
+    return run
+
+
+def test_unknown_sm(rtx: Any, refused: Any) -> None:
     assert {"86", "89", "120"} <= set(supported_sms(rtx))
-    request = Request(target="tensorrt-rtx", sms=["90"])
-    with pytest.raises(InputError, match=r"sm = '90': .* builds for portable .* or 75, 80"):
-        export_targets(avatar, tmp_path / "x", request)
-    assert not list(tmp_path.iterdir())
+    line = refused("--target", "tensorrt-rtx", "--sm", "86,90")
+    assert "sm = '90': tensorrt-rtx" in line
+    assert "builds for portable (8.0, 8.6, 8.9, 12.0 and later) or 75, 80, 86" in line
 
 
 def test_a_target_by_name_that_cannot_be_made_is_an_error(
-    avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets, "find_gpus", lambda: {"devices": [], "reason": "no driver"})
-    with pytest.raises(EngineError, match="target tensorrt: needs the GPU"):
-        export_targets(avatar, tmp_path / "x", Request(target="tensorrt"))
-    monkeypatch.setattr(targets, "installed_flavours", list)
-    with pytest.raises(EngineError, match=r"pip install 'gt-infer\[tensorrt-rtx\]'"):
-        export_targets(avatar, tmp_path / "x", Request(target="tensorrt-rtx"))
-    assert not list(tmp_path.iterdir())
+    line = refused("--target", "tensorrt")
+    assert "target tensorrt: needs the GPU that the engine is for (no GPU: no driver)" in line
+    for option in ("--refittable", "--strip-weights"):
+        monkeypatch.setattr(planning, "installed_flavours", lambda: ["tensorrt-rtx"])
+        line = refused("--target", "tensorrt-rtx", option)
+        assert "can be refitted or are left out need the GPU" in line
+    monkeypatch.setattr(planning, "installed_flavours", list)
+    line = refused("--target", "tensorrt-rtx")
+    assert "target tensorrt-rtx: not installed: pip install 'gt-infer[tensorrt-rtx]'" in line
 
 
-def test_missing_onnx(avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(GtError, match=r"pip install 'gt-infer\[export\]'"):
-        export_targets(avatar, tmp_path / "x", Request(target="onnx"))
+def test_options_of_another_target(refused: Any) -> None:
+    for target, option in (
+        ("onnx", ["--sm", "86"]),
+        ("tensorrt", ["--sm", "86"]),
+        ("onnx", ["--strip-weights"]),
+        ("tensorrt-rtx", ["--version-compatible"]),
+        ("tensorrt-rtx", ["--hardware-compatible"]),
+    ):
+        assert f"{option[0]} does nothing for target {target}" in refused(
+            "--target", target, *option
+        )
+    assert "--sm needs --target" in refused("--sm", "86")
+    assert "--no-check needs --target" in refused("--no-check")
+    with pytest.raises(InputError, match="precision = 'int8': must be one of fp32, fp16, bf16"):
+        Request(target="onnx", precision="int8")  # type: ignore[arg-type]
+
+
+def test_options_of_a_checkpoint(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "a.safetensors"
+    save_avatar(small_avatar(), path)
+    assert main([str(path), "--target", "onnx", "--storage", "fp16"]) == 2
+    assert "--storage is for a model directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["torch", "onnx", "onnxscript", "onnxruntime", "polygraphy"])
+def test_missing_packages(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(GtError, match=rf"needs .*{package}.*pip install 'gt-infer\[export\]'"):
+        plan_targets(Request(target="onnx"))
+    if package in ("onnxruntime", "polygraphy"):
+        plan_targets(Request(target="onnx", checks=False))
+
+
+def test_a_broken_package_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "installed_flavours", lambda: ["tensorrt-rtx"])
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    plan = plan_targets(Request(target="all"))
+    assert not plan.builds
+    assert [reason.partition(":")[0] for reason in plan.left_out] == ["tensorrt", "tensorrt-rtx"]
+    assert "cannot import tensorrt_rtx" in plan.left_out[1]
+    with pytest.raises(EngineError, match="target tensorrt-rtx: cannot import tensorrt_rtx"):
+        plan_targets(Request(target="tensorrt-rtx"))
+
+
+# While it is made
+
+
+@pytest.fixture
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small avatar's file; its graphs are at hand, which saves seconds each time."""
+
+    def deform_model(avatar: Avatar, *_: Any, **__: Any) -> Any:
+        model = copied(deform_graph())
+        next(item for item in model.metadata_props if item.key == "avatar").value = avatar.sha256
+        return model
+
+    monkeypatch.setattr(targets, "deform_model", deform_model)
+    monkeypatch.setattr(targets, "canonical_model", lambda *_: copied(canonical_graph()))
+    save_avatar(small_avatar(), tmp_path / "a.safetensors")
+    return tmp_path / "a.safetensors"
 
 
 def test_a_failed_gate_is_stored_and_exits_with_1(
     rtx: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    """The runtime takes neither the engine nor the graph, of which it could build another."""
     monkeypatch.setattr("gt_export.onnx_gate.PSNR_LIMIT", 500.0)
     assert main([str(exported), "--target", "tensorrt-rtx"]) == 1
     assert "a does not pass the accuracy gate" in capsys.readouterr().err
-    facts = json.loads((tmp_path / "a.tensorrt-rtx-portable-fp16.engine.json").read_text())
+    engine = tmp_path / "a.tensorrt-rtx-portable-fp16.engine"
+    facts = json.loads(engine.with_name(f"{engine.name}.json").read_text())
     assert facts["accuracy"]["passed"] is False
+    canonical = read_sidecar(tmp_path / "a.canonical.tensorrt-rtx-portable-fp32.engine")
+    assert canonical.accuracy["passed"], "the canonical graph is as it should be"
+    avatar = Avatar.load(exported)
+    with pytest.raises(EngineError) as caught:
+        open_deform_engine(avatar, tmp_path, rtx, "fp16", ADA)
+    for name in (engine.name, "a.deform-fp16.onnx"):
+        assert f"{name}: it failed its accuracy gate" in str(caught.value)
 
 
+def test_an_unusable_f_can_is_left_out(tmp_path: Path, exported: Path, capsys: Any) -> None:
+    state = state_dict(small_avatar().network)
+    del state["deformation_net.tri_plane.shs.3.bias"]
+    write_model(tmp_path / "model", small_avatar(), state=state)
+    output = str(tmp_path / "x.safetensors")
+    assert main([str(tmp_path / "model"), "--target", "onnx", "--no-check", "-o", output]) == 0
+    said = capsys.readouterr().out
+    assert "left out   F_can's attributes: deformation_net.tri_plane.shs.3: weight or" in said
+
+
+@pytest.mark.parametrize("written", range(6))
 def test_a_full_disk_leaves_nothing_half_written(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    written: int,
+    rtx: Any,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    """Full after so many files: those are whole, no engine is without its facts, and the message
+    names the file."""
+    monkeypatch.setattr(targets, "build_engine", lambda *_: b"engine")
+    fsync, calls = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    assert main([str(exported), "--target", "onnx", "--no-check"]) == 2
-    assert "No space left" in capsys.readouterr().err
-    assert [item.name for item in tmp_path.iterdir()] == ["a.safetensors"]
+    assert main([str(exported), "--target", "tensorrt-rtx", "--no-check"]) == 2
+    engines = [
+        "a.tensorrt-rtx-portable-fp16.engine",
+        "a.canonical.tensorrt-rtx-portable-fp32.engine",
+    ]
+    order = ["a.canonical.onnx", "a.deform-fp16.onnx"]
+    order += [name for engine in engines for name in (engine, f"{engine}.json")]
+    expected = order[:written]
+    if expected and expected[-1] in engines:
+        expected.pop()
+    assert names_in(tmp_path) == {"a.safetensors", *expected}
+    assert f"{order[written]}: No space left on device" in capsys.readouterr().err
 
 
 def test_cache_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -272,60 +362,6 @@ def test_cache_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "damaged" in said
     assert main(["--clear-cache"]) == 0
     assert not list(tmp_path.iterdir())
-
-
-class FakeCuda:
-    """Device memory that is the host's."""
-
-    class DeviceArray:
-        made: list[Any] = []  # noqa: RUF012
-
-        def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-            self.host = np.zeros(shape, dtype)
-            self.made.append(self)
-            self.ptr = 256 * len(self.made)
-
-        def copy_from(self, array: np.ndarray) -> None:
-            assert array.shape == self.host.shape
-            assert array.dtype == self.host.dtype
-            self.host[:] = array
-
-        def copy_to(self, array: np.ndarray) -> np.ndarray:
-            array[:] = self.host
-            return array
-
-    class Stream:
-        ptr = 7
-
-        def synchronize(self) -> None:
-            pass
-
-
-def test_the_gate_runs_a_built_engine(
-    avatar: Avatar, model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a GPU; here its memory and its library are stand-ins, and the graph answers for it."""
-    from gt_export import engine_gate
-    from gt_export.onnx_gate import _onnx_runtime
-
-    graph = _onnx_runtime(with_explicit_rounding(model), {})
-
-    class Network:
-        def __init__(self, flavour: Any, plan: bytes, specs: Any, *, onnx: Any = None) -> None:
-            self.specs = specs
-
-        def bind(self, addresses: dict[str, int]) -> None:
-            by_address = {buffer.ptr: buffer for buffer in FakeCuda.DeviceArray.made}
-            self.buffers = {name: by_address[where] for name, where in addresses.items()}
-
-        def enqueue(self, batch: int, stream: int) -> None:
-            inputs = {s.name: self.buffers[s.name].host for s in self.specs if s.role != "output"}
-            inputs["features"] = inputs["features"].view(np.float16).astype(np.float32)
-            for name, array in graph(inputs).items():
-                self.buffers[name].host[:] = array
-
-    monkeypatch.setattr(engine_gate, "DeformNetwork", Network)
-    run = engine_gate.engine_function(None, b"", avatar, "fp16", cuda=FakeCuda)  # type: ignore[arg-type]
-    check = check_deform(avatar, model, "fp16", random_inputs(29), run=run, by="TensorRT")
-    assert check.passed
-    assert check.title == "deform fp16: TensorRT - torch float32, 3 frames"
+    shutil.rmtree(tmp_path)
+    assert main(["--list-cache"]) == 0
+    assert main(["--clear-cache"]) == 0
