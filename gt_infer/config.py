@@ -77,6 +77,8 @@ class EngineConfig:
         device_output: pictures stay on the GPU, as `DeviceImage`.
         stream: the CUDA stream to work on: an int handle, or a stream of cupy, torch, numba, pycuda
             or cuda.core. None, one of the engine's own.
+        allow_host_code: also load version-compatible TensorRT engines. They hold a library that is
+            run, so let them come from a hand that you trust.
     """
 
     precision: Precision = "fast"
@@ -85,6 +87,7 @@ class EngineConfig:
     device: int = 0
     device_output: bool = False
     stream: Any = None
+    allow_host_code: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("fast", "fp32"):
@@ -95,8 +98,9 @@ class EngineConfig:
             raise InputError(f"threads = {self.threads!r}: must be None or 1 to 256")
         if type(self.device) is not int or self.device < 0:
             raise InputError(f"device = {self.device!r}: must be a GPU's index, from 0")
-        if type(self.device_output) is not bool:
-            raise InputError(f"device_output = {self.device_output!r}: must be True or False")
+        for name in ("device_output", "allow_host_code"):
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"{name} = {getattr(self, name)!r}: must be True or False")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

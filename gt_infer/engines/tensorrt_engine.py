@@ -60,8 +60,9 @@ class TensorRtEngine(GpuEngine):
                 "by its path"
             )
         self._flavour, found = (find or _find)(avatar, config, folder, self._describe_device())
-        self._plan, self._origin = found.plan, found.origin
+        self._found = found
         self._network = network
+        self._allow_host_code = config.allow_host_code
         self._specs = deform_tensors(avatar, "fp32" if config.precision == "fp32" else "fp16")
         with self._translated("opening"):
             self._avatar_arrays = self._upload_avatar()
@@ -69,7 +70,7 @@ class TensorRtEngine(GpuEngine):
 
     def describe(self) -> dict[str, Any]:
         version = f"{self._flavour.name} {self._flavour.version}"
-        return {**super().describe(), "networks": version, "plan": self._origin}
+        return {**super().describe(), "networks": version, "plan": self._found.origin}
 
     def deform(
         self, window: FloatArray, eye: float, camera: FloatArray, *, attention: bool = False
@@ -110,11 +111,18 @@ class TensorRtEngine(GpuEngine):
         return self._drawer(batch, canvas.camera.width, canvas.camera.height, len(canvas.layers))
 
     def _drawer(self, batch: int, width: int, height: int, layers: int) -> _NetworkDrawer:
-        runtime_cache = default_folder() / f"{self._avatar.sha256[:24]}.jit"
+        network = self._network(
+            self._flavour,
+            self._found.plan,
+            self._specs,
+            runtime_cache=default_folder() / f"{self._avatar.sha256[:24]}.jit",
+            onnx=self._found.onnx,
+            allow_host_code=self._allow_host_code,
+        )
         return _NetworkDrawer(
             self._api,
             self._stream,
-            self._network(self._flavour, self._plan, self._specs, runtime_cache=runtime_cache),
+            network,
             self._specs,
             self._avatar_arrays,
             batch,
@@ -213,6 +221,7 @@ def _find(
                 flavour,
                 precision,  # type: ignore[arg-type]
                 device,
+                allow_host_code=config.allow_host_code,
             )
         except EngineError as err:
             problems.append(str(err))

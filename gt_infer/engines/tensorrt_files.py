@@ -192,7 +192,10 @@ def _candidates(
 def _mismatch(facts: Sidecar, key: EngineKey, device: Device, allow_host_code: bool) -> str | None:
     is_compatible = "version_compatible" in facts.flags
     if is_compatible and not allow_host_code:
-        return "is version-compatible, so holds code that would be run: not allowed"
+        return (
+            "is version-compatible: it holds code that would be run, which "
+            "EngineConfig(allow_host_code=True) allows"
+        )
     runs_here = _is_later(key.version, facts.version) if is_compatible else False
     if facts.version != key.version and not runs_here:
         return f"made by {facts.flavour} {facts.version}, installed is {key.version}"

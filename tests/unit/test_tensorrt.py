@@ -343,6 +343,14 @@ def test_version_compatible_engines(
             find()
 
 
+def test_host_code_is_a_users_choice() -> None:
+    from gt_infer import EngineConfig
+
+    assert not EngineConfig().allow_host_code
+    with pytest.raises(InputError, match="allow_host_code = 1: must be True or False"):
+        EngineConfig(allow_host_code=1)  # type: ignore[arg-type]
+
+
 def test_a_stripped_engine_brings_its_graph_along(avatar: Avatar, tmp_path: Path) -> None:
     place(avatar, tmp_path, "a", flags=["stripped", "refittable"])
     graph = b"..." + avatar.sha256.encode()
