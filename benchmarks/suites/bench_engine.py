@@ -55,7 +55,10 @@ def bench_tokens(race: Any, avatar: Avatar) -> None:
     inputs = Stream(avatar, threads=1).inputs(1)
     camera = inputs.pose.camera_vector()
     engine = _native.Engine(
-        _native.Model(avatar.gaussians, avatar.network), isa=_native.available_isas()[0], threads=1
+        _native.Model(avatar.gaussians, avatar.network),
+        isa=_native.available_isas()[0],
+        precision="fast",
+        threads=1,
     )
     network = reference_of(avatar).eval().network
     batch = (

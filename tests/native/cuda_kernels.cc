@@ -206,24 +206,26 @@ struct Gaussians {
 // The tile lists by their definition, from the CPU engine's projection.
 cuda::DeviceSplatter::Lists expected_lists(const Gaussians& gaussians, const View& view, int frame) {
   const auto slots = static_cast<std::size_t>((gaussians.n + 31) / 32 * 32);
-  cpu::AlignedBuffer<Splat> splats(slots);
-  cpu::AlignedBuffer<PixelRect> rects(slots);
+  cpu::AlignedBuffer<cpu::ScreenSplat> splats(slots);
+  cpu::AlignedBuffer<cpu::TileRect> rects(slots);
+  cpu::AlignedBuffer<std::uint32_t> keys(slots);
   cpu::AlignedBuffer<float> scratch(static_cast<std::size_t>(cpu::kAttributeBufferRows) * cpu::kTileGaussians);
   cpu::ProjectJob job = gaussians.job();
   job.view = &view;
-  job.out = {splats.data(), rects.data()};
+  job.out = {splats.data(), rects.data(), keys.data()};
   cpu::find_kernels("").project(job, 0, static_cast<std::int32_t>(slots / 32), scratch.data());
   std::vector<std::uint32_t> order(static_cast<std::size_t>(gaussians.n));
   std::iota(order.begin(), order.end(), 0u);
   std::stable_sort(order.begin(), order.end(),
-                   [&](std::uint32_t a, std::uint32_t b) { return splats[a].depth < splats[b].depth; });
+                   [&](std::uint32_t a, std::uint32_t b) { return keys[a] < keys[b]; });
   cuda::DeviceSplatter::Lists lists;
   lists.offsets.push_back(0);
-  for (int y = 0; y < view.height; y += kTilePixels) {
-    for (int x = 0; x < view.width; x += kTilePixels) {
+  for (int y = 0; y * kTilePixels < view.height; ++y) {
+    for (int x = 0; x * kTilePixels < view.width; ++x) {
       for (const std::uint32_t i : order) {
-        const PixelRect& r = rects[i];
-        if (r.x1 < r.x0 || r.x1 < x || r.x0 >= x + kTilePixels || r.y1 < y || r.y0 >= y + kTilePixels) continue;
+        if (keys[i] == cpu::kNotDrawn) continue;
+        const cpu::TileRect& r = rects[i];
+        if (x < r.x0 || x > r.x1 || y < r.y0 || y > r.y1) continue;
         lists.splats.push_back(static_cast<std::uint32_t>(frame * gaussians.n) + i);
       }
       lists.offsets.push_back(static_cast<std::uint32_t>(lists.splats.size()));
@@ -329,7 +331,7 @@ void engine(int batch, const SyntheticAvatar& avatar, const std::string& name, c
             int width, int height, const Options& options) {
   const auto model = std::make_shared<const cuda::DeviceModel>(0, avatar.source(), precision.products);
   cuda::DeviceEngine device(model, nullptr, {batch, 0, width, height, 0});
-  cpu::Engine host(avatar.model(), cpu::find_kernels(""), 1);
+  cpu::Engine host(avatar.model(), cpu::find_kernels(""), cpu::Precision::kFloat32, 1);
   cuda::InputStage stage(0, batch, {kChannels, 0, options.layers});
   std::vector<Input> inputs;
   const View view = view_of(width, height);

@@ -116,7 +116,7 @@ void draw(cpu::Engine& engine, const Input& input, float eye, Picture& picture,
 // One engine, 16 sessions: each has features and a picture of its own, and gets what it gets alone.
 void sessions_on_one_engine(const cpu::KernelTable& kernels, int rounds) {
   const SyntheticAvatar avatar(500, 2, 1);
-  cpu::Engine engine(avatar.model(), kernels, 3);
+  cpu::Engine engine(avatar.model(), kernels, cpu::Precision::kFast, 3);
   const cpu::Background background = make_background(2, 48, 40);
   const auto frame = [&](int session, int index, Picture& picture) {
     const Input input = make_input(static_cast<std::uint32_t>(100 * session + index));
@@ -150,14 +150,14 @@ void engines_on_one_model(const cpu::KernelTable& kernels, int rounds) {
   const Input input = make_input(5);
   Picture want(33, 17, PixelFormat::kRgb8);
   {
-    cpu::Engine engine(avatar.model(), kernels, 1);
+    cpu::Engine engine(avatar.model(), kernels, cpu::Precision::kFast, 1);
     draw(engine, input, 0.5f, want, nullptr);
   }
   for (int round = 0; round < rounds; ++round) {
     std::shared_ptr<const cpu::Model> model = avatar.model();
     in_threads(6, [&, model](int thread) {
       for (int i = 0; i < 4; ++i) {
-        cpu::Engine engine(model, kernels, 1 + (thread + i) % 3);
+        cpu::Engine engine(model, kernels, cpu::Precision::kFast, 1 + (thread + i) % 3);
         Picture picture(33, 17, PixelFormat::kRgb8);
         draw(engine, input, 0.5f, picture, nullptr);
         check(picture == want, "a picture depends on the engine's threads");
@@ -240,7 +240,7 @@ void features_in_threads(int rounds) {
 void pictures_of_every_kind(const cpu::KernelTable& kernels) {
   for (const int n : {1, 31, 33, 200}) {
     const SyntheticAvatar avatar(n, 1, 3);
-    cpu::Engine engine(avatar.model(), kernels, 2);
+    cpu::Engine engine(avatar.model(), kernels, cpu::Precision::kFast, 2);
     const Input input = make_input(6);
     for (const auto& [width, height] :
          {std::pair{1, 1}, {1, 50}, {15, 16}, {16, 17}, {50, 3}, {64, 48}}) {
@@ -262,7 +262,7 @@ void pictures_of_every_kind(const cpu::KernelTable& kernels) {
 void extreme_avatars(const cpu::KernelTable& kernels) {
   for (const float spread : {0.0f, 1e-30f, 30.0f, 1e4f, 1e12f, 1e19f, 5e37f}) {
     const SyntheticAvatar avatar(100, 1, 4, spread);
-    cpu::Engine engine(avatar.model(), kernels, 2);
+    cpu::Engine engine(avatar.model(), kernels, cpu::Precision::kFast, 2);
     for (const float eye : {0.0f, 1.0f}) {
       for (const PixelFormat format : {PixelFormat::kRgb8, PixelFormat::kRgba8}) {
         const cpu::Background background = make_background(1, 40, 40);
@@ -309,14 +309,14 @@ void extreme_gaussians(const cpu::KernelTable& kernels) {
 void fork_after_use(const cpu::KernelTable& kernels) {
   const SyntheticAvatar avatar(200, 1, 5);
   const std::shared_ptr<const cpu::Model> model = avatar.model();
-  auto engine = std::make_unique<cpu::Engine>(model, kernels, 3);
+  auto engine = std::make_unique<cpu::Engine>(model, kernels, cpu::Precision::kFast, 3);
   Picture want(32, 32, PixelFormat::kRgb8);
   draw(*engine, make_input(11), 0.0f, want, nullptr);
   const pid_t child = fork();
   if (child == 0) {
     alarm(60);
     engine.reset();
-    cpu::Engine own(model, kernels, 3);
+    cpu::Engine own(model, kernels, cpu::Precision::kFast, 3);
     Picture picture(32, 32, PixelFormat::kRgb8);
     draw(own, make_input(11), 0.0f, picture, nullptr);
     _exit(picture == want ? 0 : 1);

@@ -32,7 +32,9 @@ CPU_SOURCES = (
     "logmel",
     "model",
     "packed",
+    "quantized",
     "splatter",
+    "tile_lists",
     "tokens",
 )
 
