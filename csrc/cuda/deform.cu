@@ -30,6 +30,8 @@ struct Shape {
   static constexpr int kRowTiles = kD <= 64 && !kIsSplit ? 2 : 1;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kStageBytes = stage_capacity(kD, kIsSplit);
+  // Blocks that must fit a multiprocessor; left alone, ptxas spills to fit one more.
+  static constexpr int kMinBlocks = kD <= 64 ? 3 : 2;
   using Factor = mma::FactorA<kIsSplit>;
   using Factors = Factor[kRowTiles][kSteps];
   using State = Sums[kRowTiles][kTiles];
@@ -321,7 +323,7 @@ __device__ inline void finish_gaussian(const DeformJob& job, int frame, int gaus
 }
 
 template <int kD, bool kIsSplit>
-__global__ void __launch_bounds__(kThreads) deform_gaussians(const __grid_constant__ DeformJob job) {
+__global__ void __launch_bounds__(kThreads, Shape<kD, kIsSplit>::kMinBlocks) deform_gaussians(const __grid_constant__ DeformJob job) {
   using S = Shape<kD, kIsSplit>;
   auto& shared = block_shared<typename S::Shared>();
   const int frame = static_cast<int>(blockIdx.y);
@@ -408,8 +410,7 @@ void enqueue_deform(const DeformJob& job, cudaStream_t stream) {
   }
   if (job.padded_d == 32) return enqueue<32, false>(job, stream);
   if (job.padded_d == 64) return enqueue<64, false>(job, stream);
-  if (job.padded_d == 128) return enqueue<128, false>(job, stream);
-  return enqueue<256, false>(job, stream);
+  return enqueue<128, false>(job, stream);
 }
 
 }  // namespace gt::cuda

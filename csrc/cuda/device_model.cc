@@ -156,7 +156,7 @@ class StagePacker {
 };
 
 int padded_width(int d_model) {
-  for (const int width : {32, 64, 128, 256}) {
+  for (const int width : {32, 64, 128}) {
     if (d_model <= width) return width;
   }
   return 0;
@@ -173,9 +173,8 @@ DeviceModel::DeviceModel(int device, const cpu::ModelSource& source, Products pr
       audio_channels_(source.audio_conv.empty() ? 0 : source.audio_conv.front().in),
       buffers_(std::make_unique<ModelBuffers>()) {
   const bool is_split = products == Products::kSplit;
-  const int widest = is_split ? kMaxDModelSplit : kMaxDModel;
-  require(d_model_ >= 1 && d_model_ <= widest,
-          "d_model = " + std::to_string(d_model_) + " is more than the deformer's " + std::to_string(widest));
+  require(d_model_ >= 1 && d_model_ <= kMaxDModel,
+          "d_model = " + std::to_string(d_model_) + " is more than the deformer's " + std::to_string(kMaxDModel));
   require(source.n_head >= 1 && source.n_head <= kMaxHeads,
           "n_head = " + std::to_string(source.n_head) + " is more than " + std::to_string(kMaxHeads));
   require(source.layers.size() <= kMaxLayers,

@@ -16,9 +16,8 @@ enum class Products {
   kSplit,  // of factors in two halves each: nearly float32, three times the products
 };
 
-constexpr int kMaxDModel = 256;       // the deformer keeps a Gaussian's state in registers
-constexpr int kMaxDModelSplit = 128;
-constexpr int kMaxHeads = 16;         // attention heads
+constexpr int kMaxDModel = 128;  // the deformer keeps a Gaussian's state in registers
+constexpr int kMaxHeads = 16;    // attention heads
 
 struct ModelBuffers;  // device_model.cc
 

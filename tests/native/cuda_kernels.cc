@@ -400,7 +400,7 @@ void engines() {
   engine(1, SyntheticAvatar(150, 1, 4, 1.0f, {16, 2, 64}), "d_model 32, halves", kHalf, 32, 16, plain);
   engine(1, SyntheticAvatar(70, 1, 5, 1.0f, {24, 3, 40}), "d_model 48, 3 heads, split", kSplit, 32, 16, plain);
   engine(1, SyntheticAvatar(70, 1, 6, 1.0f, {64, 8, 128}), "d_model 128, 8 heads, split", kSplit, 32, 16, plain);
-  engine(1, SyntheticAvatar(70, 1, 7, 1.0f, {100, 4, 200}), "d_model 200, 4 heads, halves", kHalf, 32, 16, plain);
+  engine(1, SyntheticAvatar(70, 1, 7, 1.0f, {50, 4, 200}), "d_model 100, 4 heads, halves", kHalf, 32, 16, plain);
   SyntheticAvatar headless(100, 1, 8);
   headless.drop_head(1);
   headless.drop_head(4);
