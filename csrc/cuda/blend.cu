@@ -12,8 +12,8 @@ constexpr int kThreads = kTilePixels * kTilePixels;
 // What a pixel reads of a splat, brought in by the block for as many splats as it has threads.
 struct BlendShared {
   float4 place[kThreads];  // x, y, conic_xx, conic_xy
-  float4 shape[kThreads];  // conic_yy, opacity, red, green
-  float2 rest[kThreads];   // blue, depth
+  float4 shape[kThreads];  // conic_yy, least exponent, opacity, depth
+  float4 color[kThreads];  // red, green, blue
 };
 
 struct Pixel {
@@ -36,10 +36,14 @@ __device__ void blend_list(const BlendJob& job, std::uint32_t first, std::uint32
     const int thread = static_cast<int>(threadIdx.x);
     if (thread < count) {
       const float4* splat = reinterpret_cast<const float4*>(job.splats + job.tile_splats[begin + thread]);
-      shared.place[thread] = splat[0];
-      shared.shape[thread] = splat[1];
+      const float4 shape = splat[1];
       const float4 rest = splat[2];
-      shared.rest[thread] = make_float2(rest.x, rest.y);
+      // Exponents below it leave alpha < alpha_min: most of a tile's pixels, for most of its splats,
+      // are told so before the exponential. The margin is for rounding.
+      const float least = logf(alpha_min / shape.y) - 1e-3f;
+      shared.place[thread] = splat[0];
+      shared.shape[thread] = make_float4(shape.x, least, shape.y, rest.y);
+      shared.color[thread] = make_float4(shape.z, shape.w, rest.x, 0.0f);
     }
     __syncthreads();
     for (int i = 0; i < count && is_open; ++i) {
@@ -48,19 +52,20 @@ __device__ void blend_list(const BlendJob& job, std::uint32_t first, std::uint32
       const float dx = place.x - static_cast<float>(x);
       const float dy = place.y - static_cast<float>(y);
       const float power = fmaf(fmaf(-0.5f * place.z, dx, -place.w * dy), dx, -0.5f * shape.x * dy * dy);
-      const float alpha = vmin(shape.y * expf(power), alpha_max);
-      if (!(power <= 0.0f && alpha >= alpha_min)) continue;
+      if (!(power <= 0.0f && power >= shape.y)) continue;
+      const float alpha = vmin(shape.z * expf(power), alpha_max);
+      if (!(alpha >= alpha_min)) continue;
       const float next = pixel.transmittance * (1.0f - alpha);
       if (next < transmittance_min) {
         is_open = false;
         break;
       }
       const float weight = alpha * pixel.transmittance;
-      const float2 rest = shared.rest[i];
-      pixel.red = fmaf(shape.z, weight, pixel.red);
-      pixel.green = fmaf(shape.w, weight, pixel.green);
-      pixel.blue = fmaf(rest.x, weight, pixel.blue);
-      pixel.depth = fmaf(rest.y, weight, pixel.depth);
+      const float4 color = shared.color[i];
+      pixel.red = fmaf(color.x, weight, pixel.red);
+      pixel.green = fmaf(color.y, weight, pixel.green);
+      pixel.blue = fmaf(color.z, weight, pixel.blue);
+      pixel.depth = fmaf(shape.w, weight, pixel.depth);
       pixel.transmittance = next;
     }
   }

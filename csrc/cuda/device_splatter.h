@@ -9,12 +9,12 @@
 
 namespace gt::cuda {
 
-// One projected Gaussian with the pixels that it reaches: three 16-byte loads.
+// One projected Gaussian with the pixels that it reaches, set where one is drawn: three 16-byte loads.
 struct alignas(16) DeviceSplat {
   float x, y, conic_xx, conic_xy;
   float conic_yy, opacity, red, green;
   float blue, depth;
-  PixelRect rect;  // empty: not drawn, and nothing else is set
+  PixelRect rect;
 };
 
 // The largest frames that buffers are made for.

@@ -220,12 +220,11 @@ cuda::DeviceSplatter::Lists expected_lists(const Gaussians& gaussians, const Vie
                    [&](std::uint32_t a, std::uint32_t b) { return keys[a] < keys[b]; });
   cuda::DeviceSplatter::Lists lists;
   lists.offsets.push_back(0);
-  for (int y = 0; y * kTilePixels < view.height; ++y) {
-    for (int x = 0; x * kTilePixels < view.width; ++x) {
+  for (int y = 0; kTilePixels * y < view.height; ++y) {
+    for (int x = 0; kTilePixels * x < view.width; ++x) {
       for (const std::uint32_t i : order) {
-        if (keys[i] == cpu::kNotDrawn) continue;
         const cpu::TileRect& r = rects[i];
-        if (x < r.x0 || x > r.x1 || y < r.y0 || y > r.y1) continue;
+        if (keys[i] == cpu::kNotDrawn || r.x1 < x || r.x0 > x || r.y1 < y || r.y0 > y) continue;
         lists.splats.push_back(static_cast<std::uint32_t>(frame * gaussians.n) + i);
       }
       lists.offsets.push_back(static_cast<std::uint32_t>(lists.splats.size()));
