@@ -20,7 +20,8 @@ class PoseKeeper:
     renderer, so that its warning comes once."""
 
     def __init__(self, avatar: Avatar, life: LifeConfig) -> None:
-        self._poses = avatar.poses
+        poses = avatar.poses
+        self._mean = None if poses is None else (poses.mean_euler, poses.mean_trans)
         self._policy = life.pose_range
         self._range = None if avatar.poses is None else PoseRange(avatar.poses)
         self._has_warned = False
@@ -46,12 +47,12 @@ class PoseKeeper:
                 "Pose.from_degrees, .from_tracking and .from_transform_matrix make one."
             )
         if pose.relative:
-            if self._poses is None:
+            if self._mean is None:
                 raise InputError(
                     "pose: this avatar was exported without its dataset and has no mean pose. Pass "
                     "an absolute one (Pose.from_tracking), or export it again with --dataset."
                 )
-            pose = pose.resolve(self._poses.mean_euler, self._poses.mean_trans)
+            pose = pose.resolve(*self._mean)
         if self._range is None or self._policy == "off":
             return pose
         if self._policy == "strict":

@@ -12,6 +12,7 @@ numbers and is computed in float64.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -126,9 +127,12 @@ class Pose:
         """
         if not self.relative:
             return self
-        euler = np.add(self.euler, _vector3("mean_euler", mean_euler))
-        trans = np.add(self.trans, _vector3("mean_trans", mean_trans))
-        return Pose.from_tracking(euler, trans)
+        pitch, yaw, roll = _vector3("mean_euler", mean_euler)
+        x, y, z = _vector3("mean_trans", mean_trans)
+        return Pose(
+            (self.euler[0] + pitch, self.euler[1] + yaw, self.euler[2] + roll),
+            (self.trans[0] + x, self.trans[1] + y, self.trans[2] + z),
+        )
 
     def rotation(self) -> Float64Array:
         """R [3, 3] float64, head to tracker axes.
@@ -136,18 +140,7 @@ class Pose:
         Raises:
             InputError: the pose is relative.
         """
-        if self.relative:
-            raise InputError(
-                "pose: relative to an avatar's mean pose, which it does not know; call "
-                "resolve(mean_euler, mean_trans) first."
-            )
-        (sp, cp), (sy, cy), (sr, cr) = ((math.sin(a), math.cos(a)) for a in self.euler)
-        rx = np.array([[1.0, 0.0, 0.0], [0.0, cp, -sp], [0.0, sp, cp]])
-        ry = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
-        # Rz turns the other way than Rx and Ry: that is how the data are.
-        rz = np.array([[cr, sr, 0.0], [-sr, cr, 0.0], [0.0, 0.0, 1.0]])
-        rotation: Float64Array = rx @ ry @ rz
-        return rotation
+        return np.array(self._rotation())
 
     def viewmat(self) -> FloatArray:
         """World to camera [4, 4] float32, row-major, +z forward, +y down.
@@ -155,11 +148,9 @@ class Pose:
         Raises:
             InputError: the pose is relative.
         """
-        rc, tc = self._camera()
-        v = np.eye(4)
-        v[:3, :3] = rc.T
-        v[:3, 3] = tc
-        return v.astype(np.float32)
+        right, down, forward, (x, y, z) = self._camera()
+        rows = ((*right, x), (*down, y), (*forward, z), (0.0, 0.0, 0.0, 1.0))
+        return np.array(rows, np.float32)
 
     def camera_vector(self) -> FloatArray:
         """The network's camera input [12] float32: camera axes in head space, row-major, then Tc.
@@ -167,8 +158,9 @@ class Pose:
         Raises:
             InputError: the pose is relative.
         """
-        rc, tc = self._camera()
-        return np.concatenate([rc.ravel(), tc]).astype(np.float32)
+        right, down, forward, tc = self._camera()
+        columns = zip(right, down, forward, strict=True)
+        return np.array([*itertools.chain(*columns), *tc], np.float32)
 
     def camera_center(self) -> FloatArray:
         """The camera's position in head space, [3] float32; directions for SH start there.
@@ -176,15 +168,35 @@ class Pose:
         Raises:
             InputError: the pose is relative.
         """
-        rc, tc = self._camera()
-        return (-rc @ tc).astype(np.float32)
+        right, down, forward, (x, y, z) = self._camera()
+        axes = zip(right, down, forward, strict=True)
+        return np.array([-(r * x + d * y + f * z) for r, d, f in axes], np.float32)
 
-    def _camera(self) -> tuple[Float64Array, Float64Array]:
-        """Rc [3, 3] and Tc [3] of MODEL section 4: a head point X is at Rc^T X + Tc, z forward."""
+    # Once per frame and more: plain numbers, because numpy takes longer to be called than these
+    # few products take.
+
+    def _rotation(self) -> tuple[Vector3, Vector3, Vector3]:
+        """Rows of R = Rx(pitch) Ry(yaw) Rz(roll)."""
+        if self.relative:
+            raise InputError(
+                "pose: relative to an avatar's mean pose, which it does not know; call "
+                "resolve(mean_euler, mean_trans) first."
+            )
+        (sp, cp), (sy, cy), (sr, cr) = ((math.sin(a), math.cos(a)) for a in self.euler)
+        # Rz turns the other way than Rx and Ry: that is how the data are.
+        return (
+            (cy * cr, cy * sr, sy),
+            (sp * sy * cr - cp * sr, sp * sy * sr + cp * cr, -sp * cy),
+            (-cp * sy * cr - sp * sr, -cp * sy * sr + sp * cr, cp * cy),
+        )
+
+    def _camera(self) -> tuple[Vector3, Vector3, Vector3, Vector3]:
+        """The rows of Rc^T (camera axes in head space) and Tc of MODEL section 4: a head point X is
+        at Rc^T X + Tc, z forward."""
         # Tracker axes (x right, y up, z backward) to camera axes (x right, y down, z forward).
-        flip = np.array([1.0, -1.0, -1.0])
-        rc = (flip[:, None] * self.rotation()).T
-        return rc, flip * np.asarray(self.trans)
+        right, (a, b, c), (d, e, f) = self._rotation()
+        x, y, z = self.trans
+        return right, (-a, -b, -c), (-d, -e, -f), (x, -y, -z)
 
 
 def _euler_of(rotation: Float64Array) -> Vector3:
@@ -214,8 +226,14 @@ def _array(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> Float64Ar
 
 
 def _vector3(name: str, value: npt.ArrayLike) -> Vector3:
+    if isinstance(value, tuple) and len(value) == 3 and all(map(_is_fine, value)):
+        return value
     x, y, z = _array(name, value, (3,)).tolist()
     return (x, y, z)
+
+
+def _is_fine(value: object) -> bool:
+    return type(value) is float and abs(value) <= _LARGEST
 
 
 def _number(name: str, value: float) -> float:

@@ -103,6 +103,8 @@ class GatedFrontend:
             shares[index] = self._share(_power(sound[start : start + _BLOCK_SAMPLES]))
             start += TIMING.hop_samples
         self._sound = sound[start:].copy()
+        if (shares == 1.0).all():
+            return steps
         faded = self._rest + shares * (steps - self._rest)
         return np.where(shares == 1.0, steps, faded)
 
