@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,3 +51,42 @@ def avatar_small(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Avat
     pytest.importorskip("torch", reason="gt-export needs torch")
     folder = tmp_path_factory.mktemp("export")
     return _exported(shared / "checkpoints" / "small", shared / "dataset" / "anna", folder)
+
+
+@pytest.fixture(scope="session")
+def cuda_build() -> Path:
+    """The CUDA part built with every warning an error, for one architecture and PTX. The folder
+    stays, so that a second run compiles what changed."""
+    for tool, way in (("nvcc", "is not on the PATH"), ("cmake", "is not installed")):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} {way}: the CUDA part cannot be compiled here")
+    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed")
+    folder = ROOT / "build" / "cuda"
+    options = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_LIBRARY_OUTPUT_DIRECTORY": folder / "gt_infer",
+        "GT_BUILD_CUDA": "ON",
+        "GT_CUDA_ARCHITECTURES": "86",
+        "GT_WERROR": "ON",
+        "Python_EXECUTABLE": sys.executable,
+        "pybind11_DIR": pybind11.get_cmake_dir(),
+    }
+    for command in (
+        ["cmake", "-S", str(ROOT), "-B", str(folder), *(f"-D{k}={v}" for k, v in options.items())],
+        ["cmake", "--build", str(folder), "--target", "_cuda", "--parallel", "2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cuda_module(cuda_build: Path) -> ModuleType:
+    """The compiled module, beside any that is installed."""
+    (path,) = (cuda_build / "gt_infer").glob("_cuda.*.so")
+    spec = importlib.util.spec_from_file_location("built._cuda", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -200,7 +200,6 @@ DeviceArray::DeviceArray(void* data, std::shared_ptr<void> owner, std::shared_pt
     : data_(data),
       owner_(std::move(owner)),
       stream_(std::move(stream)),
-      ready_(std::make_shared<Event>(stream_->device(), false)),
       shape_(std::move(shape)),
       is_float_(is_float) {}
 
@@ -216,9 +215,14 @@ std::size_t DeviceArray::bytes() const {
   return count;
 }
 
+Event& DeviceArray::ready() {
+  if (ready_ == nullptr) ready_ = std::make_shared<Event>(device(), false);
+  return *ready_;
+}
+
 void DeviceArray::written_on(const std::shared_ptr<Stream>& stream) {
   stream_ = stream;
-  ready_->record(stream->get());
+  ready().record(stream->get());
 }
 
 void DeviceArray::read_on(cudaStream_t stream) {
@@ -233,7 +237,7 @@ void DeviceArray::hand_to(std::int64_t consumer) {
     (consumer == 1 || consumer == 2 ? picture_->has_default_reader : picture_->has_unknown_reader) =
         true;
   }
-  if (consumer < 0) return;  // they synchronise themselves
+  if (consumer < 0 || ready_ == nullptr) return;  // they synchronise themselves, or need not
   const Stream theirs(device(), static_cast<std::uintptr_t>(consumer));
   if (theirs.get() != stream_->get()) ready_->wait(theirs.get());
 }
@@ -283,7 +287,7 @@ py::object DeviceArray::to_host(py::object out) {
   void* destination = array.mutable_data();
   {
     py::gil_scoped_release unlocked;
-    ready_->synchronize();
+    ready().synchronize();
     const cuda::DeviceGuard guard(device());
     cuda::check(cudaMemcpyAsync(destination, data_, bytes(), cudaMemcpyDeviceToHost, cudaStreamPerThread),
           "copy to the host");
@@ -301,8 +305,8 @@ void DeviceArray::from_host(const py::array& array) {
   const cuda::DeviceGuard guard(device());
   cuda::check(cudaMemcpyAsync(data_, source, bytes(), cudaMemcpyHostToDevice, stream_->get()),
         "copy to the device");
-  ready_->record(stream_->get());
-  ready_->synchronize();  // `source` may go away
+  ready().record(stream_->get());
+  ready().synchronize();  // `source` may go away
 }
 
 py::dict DeviceArray::cuda_array_interface() {

@@ -32,7 +32,8 @@ class DeviceArray {
   std::size_t bytes() const;
   int device() const { return stream_->device(); }
   const std::shared_ptr<Stream>& stream() const { return stream_; }
-  Event& ready() { return *ready_; }
+  // Recorded when it was last written; foreign memory that nobody wrote here has nothing to wait for.
+  Event& ready();
 
   // Says that what `stream` was given so far writes it.
   void written_on(const std::shared_ptr<Stream>& stream);

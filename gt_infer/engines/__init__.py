@@ -157,9 +157,9 @@ def survey(device: int = 0) -> list[EngineStatus]:
 
     isas = _native.available_isas()
     no_gpu = unavailable_reason(device)
-    no_tensorrt = "; ".join(reason for reason in (without_tensorrt(), no_gpu) if reason)
+    no_tensorrt = without_tensorrt() or no_gpu
     return [
-        EngineStatus("tensorrt", not no_tensorrt, no_tensorrt or "its networks, our splatter"),
+        EngineStatus("tensorrt", no_tensorrt is None, no_tensorrt or "its networks, our splatter"),
         EngineStatus("cuda", no_gpu is None, no_gpu or "native kernels on the GPU"),
         EngineStatus(
             "cpu", True, f"native kernels for {isas[0]}, {_native.usable_cores()} usable core(s)"
