@@ -425,6 +425,9 @@ class Engine:
         assert batch <= self.splatter.batch
         stream.add(lambda: self.splatter.draw(batch, stage, outputs, one))
 
+    def features(self, batch: int, stage: Any, windows: Any, stream: Any) -> None:
+        raise NotImplementedError("a stand-in takes windows")
+
     def deform(
         self,
         batch: int,
@@ -601,6 +604,22 @@ class FakeCuda:
         self, device: int, gaussians: Any, network: Any, *, is_split: bool
     ) -> Model:
         return Model(self, device, gaussians, network, is_split=is_split)
+
+    def LogMel(  # noqa: N802
+        self,
+        device: int,
+        mean: npt.NDArray[np.float64],
+        std: npt.NDArray[np.float64],
+        *,
+        sample_rate: int,
+        hop: int,
+        window: int,
+        n_fft: int,
+        f_min: float,
+        f_max: float,
+        eps: float,
+    ) -> Any:
+        raise NotImplementedError("a stand-in takes windows")
 
     def Report(self, device: int) -> Report:  # noqa: N802
         return Report(self, device)

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include <pybind11/stl.h>
+
 #include "dlpack.h"
 
 namespace py = pybind11;

@@ -336,6 +336,17 @@ void bind_cuda_engine(py::module_& m) {
              engine.frames(batch, stage.get().inputs(), outputs.get, stream.get());
            },
            py::arg("batch"), py::arg("stage"), py::arg("outputs"), py::arg("stream"), Unlocked())
+      .def("features",
+           [](DeviceEngine& engine, std::int32_t batch, const Stage& stage, const ArrayPtr& windows,
+              const Stream& stream) {
+             const auto channels = static_cast<std::size_t>(engine.model().audio_channels());
+             const std::size_t count = static_cast<std::size_t>(batch) * cuda::kWindows * channels *
+                                       cuda::kWindowSteps;
+             engine.features(batch, stage.get().inputs(), floats_of(windows, count, "windows"),
+                             stream.get());
+           },
+           py::arg("batch"), py::arg("stage"), py::arg("windows").none(false), py::arg("stream"),
+           Unlocked(), "Audio windows of the stage's sound.")
       .def("deform",
            [](DeviceEngine& engine, std::int32_t batch, const Stage& stage, const ArrayPtr& means,
               const ArrayPtr& quats, const ArrayPtr& scales, const ArrayPtr& opacities,

@@ -26,6 +26,7 @@ __all__ = [
     "Event",
     "Graph",
     "InputStage",
+    "LogMel",
     "Model",
     "Outputs",
     "Pool",
@@ -127,6 +128,13 @@ class Model(Protocol):
     def memory_bytes(self) -> int: ...
 
 
+class LogMel(Protocol):
+    """The log-mel front-end on a device: frames can start from sound."""
+
+    @property
+    def samples(self) -> int: ...
+
+
 class Report(Protocol):
     """What the device says of a frame: the (splat, tile) pairs that it had, and the room for them.
     A frame that needed more was not drawn."""
@@ -198,6 +206,7 @@ class Core(Protocol):
     @property
     def splatter(self) -> Splatter: ...
     def frames(self, batch: int, stage: Any, outputs: Any, stream: Any) -> None: ...
+    def features(self, batch: int, stage: Any, windows: Any, stream: Any) -> None: ...
     def deform(
         self,
         batch: int,
@@ -247,6 +256,20 @@ class CudaApi(Protocol):
     def Model(  # noqa: N802
         self, device: int, gaussians: Any, network: Any, *, is_split: bool
     ) -> Model: ...
+    def LogMel(  # noqa: N802
+        self,
+        device: int,
+        mean: npt.NDArray[np.float64],
+        std: npt.NDArray[np.float64],
+        *,
+        sample_rate: int,
+        hop: int,
+        window: int,
+        n_fft: int,
+        f_min: float,
+        f_max: float,
+        eps: float,
+    ) -> LogMel: ...
     def Report(self, device: int) -> Report: ...  # noqa: N802
     def Outputs(  # noqa: N802
         self,

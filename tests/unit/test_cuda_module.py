@@ -29,6 +29,7 @@ CLASSES = {
     "Event": cuda_api.Event,
     "Graph": cuda_api.Graph,
     "InputStage": cuda_api.InputStage,
+    "LogMel": cuda_api.LogMel,
     "Model": cuda_api.Model,
     "Outputs": cuda_api.Outputs,
     "PicturePool": cuda_api.Pool,
@@ -137,9 +138,9 @@ def test_cudas_symbols_stay_inside(cuda_build: Path) -> None:
     listing = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True)
     if listing.returncode != 0:
         pytest.skip("nm is not installed")
-    assert [line.split()[-1] for line in listing.stdout.splitlines() if "cuda" in line] == [
-        "PyInit__cuda"
-    ]
+    names = [line.split()[-1] for line in listing.stdout.splitlines()]
+    assert "PyInit__cuda" in names
+    assert [name for name in names if re.match(r"(__)?cu(da)?[A-Z]", name)] == []
     needed = subprocess.run(["objdump", "-p", path], capture_output=True, text=True).stdout
     assert "libcuda" not in needed  # the driver's and the runtime's library alike
 
@@ -181,6 +182,9 @@ class ManagedVersioned(ctypes.Structure):
     )
 
 
+KEPT: list[Any] = []  # a library's array lives until its consumer lets go
+
+
 class Theirs:
     """Somebody else's array."""
 
@@ -196,6 +200,7 @@ class Theirs:
         major: int = 1,
         offset: int = 0,
     ) -> None:
+        KEPT.append(self)
         self.memory = np.zeros(4096, np.uint8)
         self.deleted = 0
         self.asked: dict[str, Any] = {}
@@ -366,7 +371,7 @@ def test_arguments_are_checked(cuda_module: ModuleType) -> None:
         ("format", "gif", "format: "),
         ("background", images, "background: expected"),
         ("alphas", images, "alphas: of another dtype or too small"),
-        ("images", None, "incompatible function arguments"),
+        ("images", None, "incompatible constructor arguments"),
     ):
         kind = TypeError if value is None else ValueError
         with pytest.raises(kind, match=complaint):
