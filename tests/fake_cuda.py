@@ -223,7 +223,9 @@ class Model:
         self.n_gaussians = len(gaussians.means)
         self.n_layers = len(network.layers)
         self.memory_bytes = 1_000_000
-        self.native = _native.Engine(_native.Model(gaussians, network), isa="", threads=1)
+        precision = "fp32" if is_split else "fast"
+        native = _native.Model(gaussians, network)
+        self.native = _native.Engine(native, isa="", precision=precision, threads=1)
 
 
 class Report:

@@ -40,6 +40,8 @@ def psnr(one: Any, other: Any, peak: float = 255.0) -> float:
 
 def open_renderer(avatar: Avatar, engine: str, precision: str = "fast", **options: Any) -> Renderer:
     device_output = options.pop("device_output", False)
+    if engine == "cpu":
+        precision = "fp32"  # the reference
     config = EngineConfig(precision=precision, device_output=device_output)  # type: ignore[arg-type]
     return Renderer(avatar, engine=engine, config=config, **options)  # type: ignore[arg-type]
 
