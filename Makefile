@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo test bench lint format demo-avatar wheel sanitize clean
+.PHONY: demo test bench lint format demo-avatar wheel sanitize gpu-check clean
 
 demo: $(VENV)/runtime.stamp
 	$(BIN)/gt-render demo examples/hello.wav -o demo.mp4
@@ -45,6 +45,11 @@ wheel:
 # The native code watched for data races, wild memory and undefined behaviour.
 sanitize: $(VENV)/test.stamp
 	scripts/sanitize.sh $(BIN)/python
+
+# On a machine with an NVIDIA GPU, nvcc and the packages that docs/gpu.md names; no virtual environment
+# and no network. Results: benchmarks/results/<gpu>-<date>.json.
+gpu-check:
+	$(PYTHON) scripts/gpu_check.py
 
 # A virtual environment with what running needs: no torch.
 $(VENV)/runtime.stamp: $(SOURCES)

@@ -156,16 +156,20 @@ def _latency(results: Sequence[CaseResult]) -> Section:
 
 def _stages(results: Sequence[CaseResult]) -> Section:
     cases = [result.case for result in results]
+    on_gpu = any(result.stages.get("gpu") for result in results)
+    names = [name for name in STAGES if name != "gpu" or on_gpu]
     return Section(
         title="Stages, ms, medians",
-        header=("", *STAGES),
+        header=("", *names),
         rows=[
-            [case_label(r.case, cases), *(number(r.stages[name]) for name in STAGES)]
+            [case_label(r.case, cases), *(number(r.stages.get(name, 0.0)) for name in names)]
             for r in results
         ],
         notes=[
             "deform: networks and projection. sort: depth order and tile lists. splat: blending "
-            "and 8-bit output. python: the call around them."
+            "and 8-bit output. "
+            + ("gpu: all of these there, and the copy back. " if on_gpu else "")
+            + "python: the call around them."
         ],
     )
 

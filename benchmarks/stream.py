@@ -29,7 +29,14 @@ __all__ = ["SESSIONS_ARE", "STAGES", "Inputs", "Speaker", "Stage", "Stream"]
 Image = npt.NDArray[np.uint8]
 
 # What the engine calls its stages, and what a report calls them, in the order of a frame.
-_ENGINE_STAGES = {"tokens": "tokens", "deform_project": "deform", "bin": "sort", "blend": "splat"}
+# On a GPU a frame is one launch: all of it is one stage.
+_ENGINE_STAGES = {
+    "tokens": "tokens",
+    "deform_project": "deform",
+    "bin": "sort",
+    "blend": "splat",
+    "gpu": "gpu",
+}
 STAGES = ("audio", *_ENGINE_STAGES.values(), "python")
 
 SESSIONS_ARE = "sessions of one Renderer, a thread each, taking turns on its engine"

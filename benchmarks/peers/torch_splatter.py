@@ -144,7 +144,7 @@ class TorchSplatter:
         image = self._untiled(light, columns, rows)
         image += self._untiled(left[..., None], columns, rows) * self._background
         levels: npt.NDArray[np.uint8] = (
-            (image.clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy()
+            (image.clamp(0, 1) * 255).round().to(torch.uint8).contiguous().cpu().numpy()
         )
         return levels
 

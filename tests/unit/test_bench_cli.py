@@ -13,6 +13,7 @@ import pytest
 from gt_bench import cli, latency, runner
 from gt_bench.report_file import read_report, write_report
 from gt_bench.runner import Amounts
+from gt_bench.stream import STAGES
 
 from gt_infer.avatar import save_avatar
 from tests.synthetic import make_avatar
@@ -58,7 +59,8 @@ def test_everything(avatar_file: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert (result.case.width, result.case.height) == (64, 64)
     assert result.clock == "sound"
     assert result.changed == 1.0
-    assert set(result.stages) == {"audio", "tokens", "deform", "sort", "splat", "python"}
+    assert set(result.stages) == set(STAGES)
+    assert result.stages.pop("gpu") == 0
     assert all(value > 0 for value in result.stages.values())
     total = sum(result.stages.values())
     assert 0.5 * result.latency.p50 < total < 1.5 * result.latency.p50
