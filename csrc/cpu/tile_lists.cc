@@ -114,7 +114,7 @@ void TileLists::build(const SplatArrays& splats, int n_slots, int tiles_x, int t
   // where corners past the edge lie.
   const auto stride = static_cast<std::size_t>(tiles_x) + 1;
   const std::size_t marks = stride * (static_cast<std::size_t>(tiles_y) + 1);
-  for (Range& range : ranges_) range.counts.resize(std::max(range.counts.size(), marks + 1));
+  for (Range& range : ranges_) range.counts.resize(std::max(range.counts.size(), marks));
   each_range(n, [&](Range& range, std::uint32_t begin, std::uint32_t end) {
     std::uint32_t* counts = range.counts.data();
     std::fill_n(counts, marks, 0u);
@@ -148,34 +148,14 @@ void TileLists::build(const SplatArrays& splats, int n_slots, int tiles_x, int t
     offsets_[t] = ranges_.front().counts[t / columns * stride + t % columns];
   }
   offsets_[tiles] = static_cast<std::uint32_t>(reached);
-  listed_.resize(reached + kReadAhead + ranges_.size());
-  for (std::size_t r = 0; r < ranges_.size(); ++r) {
-    ranges_[r].counts[marks] = static_cast<std::uint32_t>(reached + kReadAhead + r);
-  }
+  listed_.resize(reached + kReadAhead);
   each_range(n, [&](Range& range, std::uint32_t begin, std::uint32_t end) {
     std::uint32_t* next = range.counts.data();
     std::uint32_t* listed = listed_.data();
     for (std::uint32_t i = begin; i < end; ++i) {
       const std::uint32_t slot = entries_[i].slot;
       const TileRect rect = entries_[i].rect;
-      const std::size_t corner = static_cast<std::size_t>(rect.y0) * stride + static_cast<std::size_t>(rect.x0);
-      if (rect.x1 - rect.x0 <= 1 && rect.y1 - rect.y0 <= 1) {
-        // Most splats. No guessing here either: what a smaller one does not reach goes to a place that
-        // nobody reads.
-        const std::uint32_t right = rect.x1 > rect.x0 ? 1 : 0;
-        const std::uint32_t below = rect.y1 > rect.y0 ? 1 : 0;
-        const auto append = [&](std::size_t tile, std::uint32_t is_reached) {
-          std::uint32_t& position = next[is_reached != 0 ? tile : marks];
-          listed[position] = slot;
-          position += is_reached;
-        };
-        append(corner, 1);
-        append(corner + 1, right);
-        append(corner + stride, below);
-        append(corner + stride + 1, right & below);
-        continue;
-      }
-      std::uint32_t* row = next + corner;
+      std::uint32_t* row = next + static_cast<std::size_t>(rect.y0) * stride + rect.x0;
       for (int y = rect.y0; y <= rect.y1; ++y, row += stride) {
         for (int x = 0; x <= rect.x1 - rect.x0; ++x) listed[row[x]++] = slot;
       }
