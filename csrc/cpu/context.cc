@@ -150,7 +150,7 @@ void Context::take_pieces(Pool& pool, int worker) {
   for (;;) {
     const std::int32_t begin = pool.next.fetch_add(pool.grain, std::memory_order_relaxed);
     if (begin >= pool.count) return;
-    (*pool.body)(begin, std::min(pool.count, begin + pool.grain), worker);
+    pool.body(begin, std::min(pool.count, begin + pool.grain), worker);
   }
 }
 
@@ -179,7 +179,7 @@ void Context::work(Pool& pool, int worker) {
   }
 }
 
-void Context::parallel_for(std::int32_t count, std::int32_t grain, const Body& body) {
+void Context::run(std::int32_t count, std::int32_t grain, const Body& body) {
   if (count <= 0) return;
   if (threads_ == 1 || count <= grain) {
     for (std::int32_t begin = 0; begin < count; begin += grain) {
@@ -188,7 +188,7 @@ void Context::parallel_for(std::int32_t count, std::int32_t grain, const Body& b
     return;
   }
   Pool& pool = *pool_;
-  pool.body = &body;
+  pool.body = body;
   pool.count = count;
   pool.grain = grain;
   pool.next.store(0);

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -38,10 +37,23 @@ class Context {
   // Calls body(begin, end, worker) for pieces of [0, count) of at most `grain`, worker in
   // [0, threads()); returns when all are done. Pieces are handed out in order. One caller at a time;
   // `body` must not throw.
-  using Body = std::function<void(std::int32_t begin, std::int32_t end, int worker)>;
-  void parallel_for(std::int32_t count, std::int32_t grain, const Body& body);
+  template <class F>
+  void parallel_for(std::int32_t count, std::int32_t grain, const F& body) {
+    const auto call = [](const void* f, std::int32_t begin, std::int32_t end, int worker) {
+      (*static_cast<const F*>(f))(begin, end, worker);
+    };
+    run(count, grain, {&body, call});
+  }
 
  private:
+  // A borrowed function: std::function would allocate for what a frame's stages capture.
+  struct Body {
+    const void* function;
+    void (*call)(const void* function, std::int32_t begin, std::int32_t end, int worker);
+    void operator()(std::int32_t begin, std::int32_t end, int worker) const {
+      call(function, begin, end, worker);
+    }
+  };
   // What the threads share. `gate` says whether there is work, and who is at it: bit 0, open; bits
   // 1 to 15, threads inside; above, the number of the job. The caller closes it when the pieces are
   // taken and waits for those inside alone, never for a thread that has yet to wake up.
@@ -52,13 +64,14 @@ class Context {
     std::condition_variable done;
     std::atomic<std::uint64_t> gate{0};
     std::atomic<bool> is_stopping{false};
-    const Body* body = nullptr;
+    Body body{};
     std::int32_t count = 0;
     std::int32_t grain = 1;
     std::atomic<std::int32_t> next{0};
   };
   static void work(Pool& pool, int worker);
   static void take_pieces(Pool& pool, int worker);
+  void run(std::int32_t count, std::int32_t grain, const Body& body);
   void stop();
 
   const KernelTable& kernels_;

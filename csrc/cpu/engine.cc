@@ -8,6 +8,8 @@ namespace {
 
 // Small enough to balance two or more threads, large enough that taking a piece costs nothing.
 constexpr std::int32_t kTilesPerPiece = 8;
+// What tokens and folding take with 44 channels and d_model 128; beyond it the arena allocates.
+constexpr std::size_t kArenaBytes = 256 * 1024;
 
 double milliseconds_since(std::chrono::steady_clock::time_point& mark) {
   const auto now = std::chrono::steady_clock::now();
@@ -43,6 +45,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, P
                           : kernels.deform_project),
       context_(kernels, threads),
       splatter_(context_),
+      arena_block_(kArenaBytes),
       folded_(model_->layers.size()),
       layers_(model_->layers.size()),
       scratch_(static_cast<std::size_t>(threads)) {
@@ -52,15 +55,17 @@ Engine::Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, P
 }
 
 void Engine::compute_tokens(const FrameInput& input, std::vector<float>& tokens) {
-  cpu::compute_tokens(*model_, input, tokens);
+  Arena arena;
+  cpu::compute_tokens(*model_, input, arena, tokens);
 }
 
 DeformJob Engine::prepare(const FrameInput& input) {
   const Model& model = *model_;
-  cpu::compute_tokens(model, input, tokens_);
+  Arena arena(arena_block_.data(), arena_block_.size());
+  cpu::compute_tokens(model, input, arena, tokens_);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Model::Layer& layer = model.layers[l];
-    fold_layer(layer.fold, model.d_model, model.n_head, tokens_, folded_[l]);
+    fold_layer(layer.fold, model.d_model, model.n_head, tokens_, arena, folded_[l]);
     layers_[l] = {folded_[l].scores.view(),  folded_[l].mix.view(),    layer.norm1_gamma.data(),
                   layer.norm1_beta.data(),   layer.ffn_hidden.view(),  layer.ffn_out.view(),
                   layer.norm2_gamma.data(),  layer.norm2_beta.data(),

@@ -1,6 +1,7 @@
 // One avatar on one CPU: speech, blink and camera in, attributes or a picture out.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -49,6 +50,7 @@ class Engine {
   const KernelTable::DeformProject deform_project_;
   Context context_;
   Splatter splatter_;
+  std::vector<std::byte> arena_block_;
   std::vector<float> tokens_;
   std::vector<FoldedLayer> folded_;
   std::vector<LayerWeights> layers_;

@@ -6,7 +6,7 @@
 namespace gt::cpu {
 namespace {
 
-using Values = std::vector<float>;
+using Values = std::pmr::vector<float>;
 
 std::size_t at(int row, int cols) {
   return static_cast<std::size_t>(row) * static_cast<std::size_t>(cols);
@@ -25,8 +25,8 @@ void add_scaled(float x, const float* weights, int out, float* sums) {
   for (int o = 0; o < out; ++o) sums[o] += x * weights[o];
 }
 
-Values apply(const TransposedLinear& linear, const float* x) {
-  Values y = linear.bias;
+Values apply(const TransposedLinear& linear, const float* x, Arena& arena) {
+  Values y(linear.bias.begin(), linear.bias.end(), &arena);
   for (int k = 0; k < linear.in; ++k) {
     add_scaled(x[k], linear.weight.data() + at(k, linear.out), linear.out, y.data());
   }
@@ -35,9 +35,9 @@ Values apply(const TransposedLinear& linear, const float* x) {
 
 // Width 3, padding 1. x is [steps, in], the result [ceil(steps / stride), out]: time-major, so that a
 // whole step is one run of memory.
-Values convolve(const TransposedLinear& conv, const Values& x, int steps, int stride) {
+Values convolve(const TransposedLinear& conv, const Values& x, int steps, int stride, Arena& arena) {
   const int out_steps = (steps + stride - 1) / stride;
-  Values y;
+  Values y(&arena);
   y.reserve(at(out_steps, conv.out));
   for (int t = 0; t < out_steps; ++t) {
     y.insert(y.end(), conv.bias.begin(), conv.bias.end());
@@ -54,17 +54,17 @@ Values convolve(const TransposedLinear& conv, const Values& x, int steps, int st
   return y;
 }
 
-Values apply_mlp(const std::vector<TransposedLinear>& mlp, Values x) {
+Values apply_mlp(const std::vector<TransposedLinear>& mlp, Values x, Arena& arena) {
   for (std::size_t i = 0; i < mlp.size(); ++i) {
-    x = apply(mlp[i], x.data());
+    x = apply(mlp[i], x.data(), arena);
     if (i + 1 < mlp.size()) relu(x);
   }
   return x;
 }
 
 // One window [channels, 16] through AudioNet.
-Values encode_window(const TokenNetwork& net, const float* window, int channels) {
-  Values x(at(kWindowSteps, channels));
+Values encode_window(const TokenNetwork& net, const float* window, int channels, Arena& arena) {
+  Values x(at(kWindowSteps, channels), 0.0f, &arena);
   for (int c = 0; c < channels; ++c) {
     for (int t = 0; t < kWindowSteps; ++t) {
       x[at(t, channels) + static_cast<std::size_t>(c)] = window[c * kWindowSteps + t];
@@ -72,25 +72,25 @@ Values encode_window(const TokenNetwork& net, const float* window, int channels)
   }
   int steps = kWindowSteps;
   for (const TransposedLinear& conv : net.audio_conv) {
-    x = convolve(conv, x, steps, 2);
+    x = convolve(conv, x, steps, 2, arena);
     leaky_relu(x);
     steps = (steps + 1) / 2;
   }
   for (std::size_t i = 0; i < net.audio_fc.size(); ++i) {
-    x = apply(net.audio_fc[i], x.data());
+    x = apply(net.audio_fc[i], x.data(), arena);
     if (i + 1 < net.audio_fc.size()) leaky_relu(x);
   }
   return x;
 }
 
 // Softmax weights of the 8 windows from their codes [8, width].
-Values attend_windows(const TokenNetwork& net, const Values& codes) {
-  Values x = codes;
+Values attend_windows(const TokenNetwork& net, const Values& codes, Arena& arena) {
+  Values x(codes, &arena);
   for (const TransposedLinear& conv : net.attention_conv) {
-    x = convolve(conv, x, kWindows, 1);
+    x = convolve(conv, x, kWindows, 1, arena);
     leaky_relu(x);
   }
-  Values weights = apply(net.attention_fc, x.data());
+  Values weights = apply(net.attention_fc, x.data(), arena);
   const float top = *std::max_element(weights.begin(), weights.end());
   float sum = 0.0f;
   for (float& w : weights) {
@@ -103,8 +103,8 @@ Values attend_windows(const TokenNetwork& net, const Values& codes) {
 
 // MODEL section 2, step 3. The argument is rounded to float32 as the trained networks saw it: at
 // 5623 rad the rounding is no longer negligible.
-Values encode_eye(float eye, int width) {
-  Values code(static_cast<std::size_t>(width));
+Values encode_eye(float eye, int width, Arena& arena) {
+  Values code(static_cast<std::size_t>(width), 0.0f, &arena);
   for (int i = 0; i < width; ++i) {
     const double exponent = static_cast<double>(i / 2 * 2) / width;
     const float frequency = static_cast<float>(std::pow(10000.0, exponent));
@@ -120,32 +120,34 @@ constexpr int kEyeCode = 32;
 
 }  // namespace
 
-void compute_tokens(const Model& model, const FrameInput& input, std::vector<float>& tokens) {
+void compute_tokens(const Model& model, const FrameInput& input, Arena& arena,
+                    std::vector<float>& tokens) {
   const TokenNetwork& net = model.tokens;
-  Values codes;
+  Values codes(&arena);
   for (int w = 0; w < kWindows; ++w) {
     const float* window = input.audio + at(w, input.audio_channels * kWindowSteps);
-    const Values code = encode_window(net, window, input.audio_channels);
+    const Values code = encode_window(net, window, input.audio_channels, arena);
     codes.insert(codes.end(), code.begin(), code.end());
   }
-  const Values weights = attend_windows(net, codes);
+  const Values weights = attend_windows(net, codes, arena);
   const int width = static_cast<int>(codes.size()) / kWindows;
-  Values audio(static_cast<std::size_t>(width), 0.0f);
+  Values audio(static_cast<std::size_t>(width), 0.0f, &arena);
   for (int w = 0; w < kWindows; ++w) {
     add_scaled(weights[static_cast<std::size_t>(w)], codes.data() + at(w, width), width, audio.data());
   }
 
-  const Values camera(input.camera, input.camera + 12);
   tokens.clear();
-  for (const Values& token : {apply_mlp(net.audio_mlp, std::move(audio)),
-                              apply_mlp(net.eye_mlp, encode_eye(input.eye, kEyeCode)),
-                              apply_mlp(net.camera_mlp, camera), net.null_token}) {
+  const auto append = [&tokens](const auto& token) {
     tokens.insert(tokens.end(), token.begin(), token.end());
-  }
+  };
+  append(apply_mlp(net.audio_mlp, std::move(audio), arena));
+  append(apply_mlp(net.eye_mlp, encode_eye(input.eye, kEyeCode, arena), arena));
+  append(apply_mlp(net.camera_mlp, Values(input.camera, input.camera + 12, &arena), arena));
+  append(net.null_token);
 }
 
 void fold_layer(const FoldSource& source, int d_model, int n_head, const std::vector<float>& tokens,
-                FoldedLayer& folded) {
+                Arena& arena, FoldedLayer& folded) {
   const int rows = kTokens * n_head;
   const int head_width = d_model / n_head;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_width));
@@ -154,10 +156,10 @@ void fold_layer(const FoldSource& source, int d_model, int n_head, const std::ve
     folded.mix = PackedWeights(d_model, rows);
   }
   for (int d = 0; d < d_model; ++d) folded.mix.bias(d) = source.concat_bias[static_cast<std::size_t>(d)];
-  Values score(static_cast<std::size_t>(d_model));
+  Values score(static_cast<std::size_t>(d_model), 0.0f, &arena);
   for (int t = 0; t < kTokens; ++t) {
-    const Values key = apply(source.key, tokens.data() + at(t, d_model));
-    const Values value = apply(source.value, tokens.data() + at(t, d_model));
+    const Values key = apply(source.key, tokens.data() + at(t, d_model), arena);
+    const Values value = apply(source.value, tokens.data() + at(t, d_model), arena);
     for (int h = 0; h < n_head; ++h) {
       const int first = h * head_width;
       const int row = h * kTokens + t;

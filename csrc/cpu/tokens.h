@@ -1,6 +1,7 @@
 // The four tokens of a frame (MODEL section 2, steps 2 to 4) and their folding into the layers.
 #pragma once
 
+#include <memory_resource>
 #include <vector>
 
 #include "model.h"
@@ -17,8 +18,13 @@ struct FrameInput {
 constexpr int kWindows = 8;
 constexpr int kWindowSteps = 16;
 
+// Memory for what a frame forgets again. An engine keeps the block behind it, so that frames do not
+// allocate.
+using Arena = std::pmr::monotonic_buffer_resource;
+
 // tokens: [4, d_model], audio, eye, camera, null.
-void compute_tokens(const Model& model, const FrameInput& input, std::vector<float>& tokens);
+void compute_tokens(const Model& model, const FrameInput& input, Arena& arena,
+                    std::vector<float>& tokens);
 
 // One layer's scores [4 n_head, d_model] and mix [d_model, 4 n_head] for these tokens; see LayerWeights.
 struct FoldedLayer {
@@ -26,6 +32,6 @@ struct FoldedLayer {
   PackedWeights mix;
 };
 void fold_layer(const FoldSource& source, int d_model, int n_head, const std::vector<float>& tokens,
-                FoldedLayer& folded);
+                Arena& arena, FoldedLayer& folded);
 
 }  // namespace gt::cpu
