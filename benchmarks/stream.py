@@ -39,7 +39,7 @@ _ENGINE_STAGES = {
 }
 STAGES = ("audio", *_ENGINE_STAGES.values(), "python")
 
-SESSIONS_ARE = "sessions of one Renderer, a thread each, taking turns on its engine"
+SESSIONS_ARE = "sessions of one Renderer, a thread each, sharing its engine"
 
 _VOICE_SECONDS = 12.0  # then it begins again
 

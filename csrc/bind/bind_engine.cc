@@ -254,7 +254,7 @@ void bind_engine(py::module_& m) {
       .def(py::init(&make_model), py::arg("gaussians"), py::arg("network"))
       .def("features", &features);
 
-  py::class_<cpu::Engine>(m, "Engine", "One avatar on one CPU; calls take turns.")
+  py::class_<cpu::Engine>(m, "Engine", "One avatar on one CPU; calls may come from any thread.")
       .def(py::init([](std::shared_ptr<cpu::Model> model, const std::string& isa,
                        const std::string& precision, int threads) {
              return std::make_unique<cpu::Engine>(std::move(model), cpu::find_kernels(isa),
@@ -262,9 +262,9 @@ void bind_engine(py::module_& m) {
            }),
            py::arg("model"), py::kw_only(), py::arg("isa"), py::arg("precision"), py::arg("threads"))
       .def_property_readonly(
-          "isa", [](const cpu::Engine& engine) { return engine.context().kernels().name; })
+          "isa", [](const cpu::Engine& engine) { return engine.kernels().name; })
       .def_property_readonly("threads",
-                             [](const cpu::Engine& engine) { return engine.context().threads(); })
+                             [](const cpu::Engine& engine) { return engine.threads(); })
       .def("tokens", &tokens, py::arg("audio").noconvert(), py::arg("eye"),
            py::arg("camera").noconvert())
       .def("deform", &deform, py::arg("audio").noconvert(), py::arg("eye"),

@@ -1,40 +1,33 @@
 // One avatar on one CPU: speech, blink and camera in, attributes or a picture out.
 #pragma once
 
-#include <cstddef>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <vector>
 
-#include "context.h"
-#include "model.h"
-#include "splatter.h"
-#include "tokens.h"
+#include "frame_maker.h"
 
 namespace gt::cpu {
 
 // World to camera, row-major 4x4, and intrinsics in pixels with the principal point at the centre.
 View make_view(const float* viewmat, float focal, int width, int height);
 
-// Wall time of a frame's stages, milliseconds.
-struct StageTimes {
-  double tokens = 0.0;
-  double deform_project = 0.0;
-  double bin = 0.0;
-  double blend = 0.0;
-};
-
 // kFast: integer products where the instruction set has them.
 enum class Precision { kFast, kFloat32 };
 
-// Calls may come from any thread; they take turns.
+// Calls may come from any thread. A frame that comes alone gets all threads, which is the fastest way
+// to that frame; one that comes while others are made gets one thread of its own, its caller's, which
+// wastes least when many sessions are served. No more frames than threads are made at a time. What a
+// picture looks like does not depend on any of this.
 class Engine {
  public:
   Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, Precision precision,
          int threads);
 
   const Model& model() const { return *model_; }
-  const Context& context() const { return context_; }
+  const KernelTable& kernels() const { return kernels_; }
+  int threads() const { return with_all_threads_.context().threads(); }
 
   void compute_tokens(const FrameInput& input, std::vector<float>& tokens);
   void deform(const FrameInput& input, const AttributeArrays& attributes);
@@ -42,19 +35,28 @@ class Engine {
                     const Target& target);
 
  private:
-  DeformJob prepare(const FrameInput& input);
-  void run(const DeformJob& job);
+  // A frame maker for the duration of a call.
+  class Loan {
+   public:
+    explicit Loan(Engine& engine);
+    ~Loan();
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+    FrameMaker& maker() { return single_ != nullptr ? *single_ : engine_.with_all_threads_; }
 
-  std::mutex turn_;
+   private:
+    Engine& engine_;
+    std::unique_ptr<FrameMaker> single_;
+  };
+
   std::shared_ptr<const Model> model_;
+  const KernelTable& kernels_;
   const KernelTable::DeformProject deform_project_;
-  Context context_;
-  Splatter splatter_;
-  std::vector<std::byte> arena_block_;
-  std::vector<float> tokens_;
-  std::vector<FoldedLayer> folded_;
-  std::vector<LayerWeights> layers_;
-  std::vector<AlignedBuffer<float>> scratch_;  // one per thread
+  std::mutex mutex_;
+  std::condition_variable returned_;
+  int lent_ = 0;  // with_all_threads_ goes to who comes when it is 0
+  FrameMaker with_all_threads_;
+  std::vector<std::unique_ptr<FrameMaker>> idle_;  // of one thread each
 };
 
 // Projects and draws given Gaussians, for tools and tests; no avatar involved.

@@ -73,7 +73,7 @@ class FrameJob:
 
 
 class Engine(Protocol):
-    """Safe to call from any thread; calls take turns."""
+    """Safe to call from any thread."""
 
     @property
     def name(self) -> str:
