@@ -238,8 +238,9 @@ def _compile(arguments: argparse.Namespace) -> int:
     plan = cli_targets.plan_of(arguments)
     if plan is None:
         raise InputError(f"{arguments.model}: is a file; pass --target, or a model directory")
+    defaults = _parser()
     for option in _OF_CHECKPOINTS:
-        if getattr(arguments, option) != _parser().get_default(option):
+        if getattr(arguments, option) != defaults.get_default(option):
             raise InputError(
                 f"--{option.replace('_', '-')} is for a model directory; {arguments.model} is a "
                 "file"

@@ -1,8 +1,10 @@
 """Engines that the runtime built, kept for the next start. A cache: losing it costs time alone.
 
 An entry is an engine file and its sidecar, under a name made of what it depends on: flavour,
-version, compute capability, precision, and the avatar. What does not fit, or is damaged, is thrown
-away with a warning and built again; a folder that cannot be written, or a full disk, is a warning.
+version, compute capability, precision, and the avatar. What does not fit, is damaged, or was made
+by another version or for another driver, is thrown away with a warning and built again; a folder
+that cannot be written, or a full disk, is a warning. Beside them lie the kernels that TensorRT-RTX
+compiled at first use.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from typing import Any
 from ..errors import EngineError
 from .sidecar import Sidecar, read_sidecar, sidecar_path, write_engine
 
-__all__ = ["CacheEntry", "EngineCache", "EngineKey", "default_folder"]
+__all__ = ["CacheEntry", "EngineCache", "EngineKey", "default_folder", "kernels_path"]
 
 _LOG = logging.getLogger(__name__)
 _SUFFIX = ".engine"
+_KERNELS_SUFFIX = ".jit"
 _ENVIRONMENT = "GT_INFER_CACHE"
 
 
@@ -41,6 +44,11 @@ def default_folder() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "gt_infer" / "engines"
+
+
+def kernels_path(avatar: str, folder: Path | None = None) -> Path:
+    """Where TensorRT-RTX keeps what it compiled for an avatar (its sha256)."""
+    return (default_folder() if folder is None else folder) / f"{avatar[:24]}{_KERNELS_SUFFIX}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +82,15 @@ class EngineKey:
             if ours != theirs:
                 return f"made for {item.name} {theirs!r}, this is {ours!r}"
         return None
+
+    def outdates(self, facts: Sidecar) -> bool:
+        """Whether an engine with these facts was for the same, of another version or driver."""
+        same = ("graph", "avatar", "widths", "flavour", "sm", "precision", "attention")
+        return (
+            all(getattr(self, name) == getattr(facts, name) for name in same)
+            and _gpu(self.device) == _gpu(facts.device)
+            and (self.version, self.device) != (facts.version, facts.device)
+        )
 
     def facts(self, **more: Any) -> Sidecar:
         """The sidecar of an engine that was built for this key."""
@@ -119,6 +136,7 @@ class EngineCache:
         plan = self._read(path, key, why_invalid)
         if plan is not None:
             return plan
+        self._discard_outdated(key)
         plan = build()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -148,20 +166,32 @@ class EngineCache:
         return found
 
     def clear(self) -> int:
-        """Removes all entries, and nothing else in the folder; gives how many there were.
+        """Removes all entries and compiled kernels, and nothing else in the folder; gives how many
+        entries there were.
 
         Raises: OSError.
         """
-        files = list(self._files())
+        files = self._files()
         for path in files:
             _remove(path)
+        for path in self._files(_KERNELS_SUFFIX):
+            path.unlink(missing_ok=True)
         return len(files)
 
-    def _files(self) -> list[Path]:
+    def _files(self, suffix: str = _SUFFIX) -> list[Path]:
         try:
-            return [path for path in self.folder.iterdir() if path.suffix == _SUFFIX]
+            return [path for path in self.folder.iterdir() if path.suffix == suffix]
         except OSError:
             return []
+
+    def _discard_outdated(self, key: EngineKey) -> None:
+        for entry in self.entries():
+            if entry.facts is not None and key.outdates(entry.facts):
+                _LOG.warning(
+                    "%s: discarded, building it again: %s", entry.path, key.difference(entry.facts)
+                )
+                with contextlib.suppress(OSError):
+                    _remove(entry.path)
 
     def _read(
         self, path: Path, key: EngineKey, why_invalid: Callable[[bytes], str | None]
@@ -190,6 +220,11 @@ class EngineCache:
         if hashlib.sha256(plan).hexdigest() != facts.sha256:
             return "truncated or damaged"
         return key.difference(facts)
+
+
+def _gpu(device: str) -> str:
+    """`Device.__str__` without the driver."""
+    return device.partition(", CUDA ")[0]
 
 
 def _remove(path: Path) -> None:

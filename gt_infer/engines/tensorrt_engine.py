@@ -13,7 +13,7 @@ from ..config import EngineConfig
 from ..errors import EngineError
 from ..types import FloatArray, Gaussians
 from . import Canvas
-from .cache import default_folder
+from .cache import kernels_path
 from .cuda import GpuEngine
 from .cuda_api import Array, CudaApi, InputStage, Outputs, Splatter, Stream
 from .cuda_frames import Drawer
@@ -115,7 +115,7 @@ class TensorRtEngine(GpuEngine):
             self._flavour,
             self._found.plan,
             self._specs,
-            runtime_cache=default_folder() / f"{self._avatar.sha256[:24]}.jit",
+            runtime_cache=kernels_path(self._avatar.sha256),
             onnx=self._found.onnx,
             allow_host_code=self._allow_host_code,
         )

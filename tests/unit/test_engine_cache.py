@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gt_infer.engines.cache import EngineCache, EngineKey, default_folder
+from gt_infer.engines.cache import EngineCache, EngineKey, default_folder, kernels_path
 from gt_infer.engines.sidecar import read_sidecar, sidecar_path, write_engine
 from gt_infer.errors import EngineError
 
@@ -84,11 +84,11 @@ def test_second_start_builds_nothing(cache: EngineCache) -> None:
 def test_everything_it_depends_on_is_in_the_key(cache: EngineCache, change: dict[str, Any]) -> None:
     """Another version, GPU, driver or avatar never meets this entry, even under its name."""
     path = filled(cache)
+    files = {file: file.read_bytes() for file in (path, sidecar_path(path))}
     other = dataclasses.replace(KEY, **change)
     builder = Builder(b"other")
     assert cache.get_or_build(other, builder) == b"other"
     assert builder.calls == 1
-    assert cache.get_or_build(KEY, Builder(b"never")) == PLAN
 
     # The file of one key under the name of another, as a copied or shared folder may have it.
     foreign = cache.folder / other.file_name
@@ -96,10 +96,55 @@ def test_everything_it_depends_on_is_in_the_key(cache: EngineCache, change: dict
         (path, foreign),
         (sidecar_path(path), sidecar_path(foreign)),
     ):
-        target.write_bytes(source.read_bytes())
+        target.write_bytes(files[source])
     again = Builder(b"again")
     assert cache.get_or_build(other, again) == b"again"
     assert again.calls == 1
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"version": "1.8.0"}, "made for version '1.7.1', this is '1.8.0'"),
+        (
+            {"device": "NVIDIA GeForce RTX 4090, CUDA 13.2"},
+            "made for device 'NVIDIA GeForce RTX 4090, CUDA 13.0'",
+        ),
+    ],
+    ids=["version", "driver"],
+)
+def test_outdated_entries_are_discarded_with_a_warning(
+    cache: EngineCache, caplog: pytest.LogCaptureFixture, change: dict[str, Any], words: str
+) -> None:
+    """An update of TensorRT or the driver leaves no engine behind that nothing can load."""
+    old = filled(cache)
+    newer = dataclasses.replace(KEY, **change)
+    assert cache.get_or_build(newer, Builder(b"new")) == b"new"
+    assert entry(cache) != old
+    (record,) = caplog.records
+    assert "discarded, building it again" in record.getMessage()
+    assert words in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"avatar": "b" * 64},
+        {"precision": "fp32"},
+        {"sm": "120"},
+        {"device": "NVIDIA L4, CUDA 13.0"},
+        {"graph": "canonical"},
+        {"flavour": "tensorrt"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_another_user_of_the_folder_needs_stays(
+    cache: EngineCache, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+) -> None:
+    filled(cache)
+    cache.get_or_build(dataclasses.replace(KEY, **change), Builder(b"other"))
+    assert cache.get_or_build(KEY, Builder(b"never")) == PLAN
+    assert not caplog.records
 
 
 def truncate(path: Path) -> None:
@@ -225,6 +270,7 @@ def test_list_and_clear(cache: EngineCache) -> None:
     cache.get_or_build(dataclasses.replace(KEY, precision="fp32"), Builder(b"x"))
     (cache.folder / "broken.engine").write_bytes(b"?")
     (cache.folder / "notes.txt").write_text("a user's own")
+    kernels_path(KEY.avatar, cache.folder).write_bytes(b"compiled at first use")
     entries = {item.path.name: item for item in cache.entries()}
     assert len(entries) == 3
     assert entries["broken.engine"].facts is None
