@@ -13,11 +13,13 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import logging
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import onnx
 from gt_export.cli import main as gt_export
 from gt_export.onnx_canonical import canonical_model, canonical_profile
 from gt_export.onnx_deform import DeformGraph, Islands, deform_model
@@ -63,7 +65,12 @@ def measure_islands(avatar: Avatar, golden: Path, precision: Any) -> None:
     cases["none"] = Islands(**dict.fromkeys(names, False))
     print(f"| {precision} | {' | '.join(SHOWN)} |")
     for title, islands in cases.items():
-        check = check_deform(avatar, export(avatar, precision, 18, islands), precision, inputs)
+        try:
+            graph = export(avatar, precision, 18, islands)
+        except onnx.shape_inference.InferenceError as err:  # Round has no bfloat16
+            print(f"| {title} | {str(err).partition(':')[0]} |")
+            continue
+        check = check_deform(avatar, graph, precision, inputs)
         rows = {row.what: row for row in check.rows}
         cells = (
             f"{rows[name].largest:.1f} dB"
@@ -76,27 +83,33 @@ def measure_islands(avatar: Avatar, golden: Path, precision: Any) -> None:
 
 def measure_opsets(avatar: Avatar, golden: Path) -> None:
     """Largest difference of each graph in ONNX Runtime, and how GridSample's mode is spelt."""
+    logging.disable(logging.WARNING)  # the converter tells how it fails; the version shows it
     subset, frames = golden_inputs(golden, avatar)
     for opset in range(16, 23):
-        canonical = canonical_model(avatar, opset=opset)
+        canonical, deform = canonical_model(avatar, opset=opset), export(avatar, "fp32", opset)
         modes = {
             attribute.s.decode()
             for node in canonical.graph.node
             for attribute in node.attribute
             if attribute.name == "mode" and node.op_type == "GridSample"
         }
-        deform = export(avatar, "fp32", opset)
         features = check_canonical(avatar, canonical, None).rows[0].largest
         worst = max(row.largest for row in check_golden(avatar, deform, subset, frames).rows)
-        written = [item.version for item in deform.opset_import if item.domain == ""]
         print(
-            f"asked {opset} got {written}: features {features:.1e}, golden {worst:.1e}, {modes}",
+            f"asked for {opset}: canonical {written(canonical)}, features {features:.1e}, "
+            f"{', '.join(modes)}; deform {written(deform)}, golden vectors {worst:.1e}",
             flush=True,
         )
 
 
+def written(model: Any) -> int:
+    """The opset that came out."""
+    (version,) = (item.version for item in model.opset_import if item.domain == "")
+    return int(version)
+
+
 def measure_builds(avatar: Avatar) -> None:
-    """Seconds of a build, best and median of some."""
+    """Seconds of a build, best of some."""
     rtx = load_flavour("tensorrt-rtx")
     for precision in ("fp32", "fp16", "bf16"):
         profiles = batch_profiles(deform_tensors(avatar, precision))  # type: ignore[arg-type]
@@ -111,13 +124,12 @@ def measure_builds(avatar: Avatar) -> None:
 def time_build(title: str, *arguments: Any) -> None:
     seconds = []
     for _ in range(RUNS):
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         plan = build_engine(*arguments)
-        seconds.append(time.perf_counter() - start)
-    seconds.sort()
+        seconds.append((time.perf_counter() - start, time.process_time() - start_cpu))
+    best, cpu = min(seconds)
     print(
-        f"{title} profile(s): {seconds[0]:.2f} s best, {seconds[RUNS // 2]:.2f} s median, "
-        f"{len(plan) / 1e6:.1f} MB",
+        f"{title} profile(s): {best:.2f} s, {cpu:.2f} s of CPU, {len(plan) / 1e6:.1f} MB",
         flush=True,
     )
 

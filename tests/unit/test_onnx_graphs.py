@@ -107,14 +107,13 @@ def test_the_canonical_profile_has_room_for_the_avatar(count: int, largest: int)
 def test_heads_that_are_switched_off(heads: tuple[str, ...]) -> None:
     """What no head moves is the canonical attribute, in graph and reference."""
     avatar = make_avatar(n=20, heads=heads, sh_degree=1)
-    graph = deform_model(avatar, "fp16", attention=True)
-    check = check_deform(avatar, graph, "fp16", random_inputs(29))
+    graph = deform_model(avatar, "fp32", attention=True)
+    check = check_deform(avatar, graph, "fp32", random_inputs(29))
     assert check.passed, "\n".join(check.lines())
     found = {row.what: row.largest for row in check.rows}
+    assert "attention" in found
     for name in {"means", "sh"} - set(heads):
         assert found[name] == 0
-    for name in {"means", "sh"} & set(heads):
-        assert found[name] > 0
 
 
 def test_equal_avatars_give_equal_graphs(avatar: Avatar, model: Any) -> None:
