@@ -50,6 +50,7 @@ class DeviceBuffer {
     std::vector<T> values(size_);
     const DeviceGuard guard(device_);
     if (size_ > 0) {
+      check(cudaDeviceSynchronize(), "wait for the device");
       check(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost), "copy to the host");
     }
     return values;

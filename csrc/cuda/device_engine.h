@@ -12,7 +12,8 @@ namespace gt::cuda {
 struct DeformJob;  // jobs.h
 
 // Every call enqueues on the caller's stream and returns; none waits, none allocates, so that a frame
-// can be captured into a CUDA graph. Addresses that a capture sees stay valid until `grow` (see
+// can be captured into a CUDA graph; a process's first frame loads the kernels and should come before
+// any capture. Addresses that a capture sees stay valid until `grow` (see
 // DeviceSplatter::generation) or the end of this object. Calls on one object must be ordered by their
 // streams: its buffers are one frame's. For several streams at once, make an engine for each; they
 // share the model.

@@ -206,6 +206,7 @@ DeviceSplatter::Lists DeviceSplatter::lists() const {
           "copy the lists to the host");
   };
   if (last_tiles_ == 0) return lists;
+  check(cudaDeviceSynchronize(), "wait for the device");
   copy(lists.offsets, tile_offsets_.data());
   lists.splats.resize(lists.offsets.back());
   if (!lists.splats.empty()) copy(lists.splats, last_tile_splats_);
