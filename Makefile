@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo test bench lint format demo-avatar wheel sanitize gpu-check clean
+.PHONY: demo test bench lint format demo-avatar wheel sanitize cuda-all cuda-report gpu-check clean
 
 demo: $(VENV)/runtime.stamp
 	$(BIN)/gt-render demo examples/hello.wav -o demo.mp4
@@ -50,6 +50,16 @@ sanitize: $(VENV)/test.stamp
 # and no network. Results: benchmarks/results/<gpu>-<date>.json.
 gpu-check:
 	$(PYTHON) scripts/gpu_check.py
+
+# The CUDA part for every architecture, PTX for the last: compiled without a warning, and linked. Needs
+# nvcc, no GPU. cuda-report also writes what the kernels use into docs/performance-gpu.md.
+CUDA_ARCHITECTURES ?= 80 86 89 90 120
+cuda-all: $(VENV)/test.stamp
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/cuda_report.py $(CUDA_ARCHITECTURES)
+
+cuda-report: $(VENV)/test.stamp
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/cuda_report.py $(CUDA_ARCHITECTURES) \
+	    --write docs/performance-gpu.md
 
 # A virtual environment with what running needs: no torch.
 $(VENV)/runtime.stamp: $(SOURCES)

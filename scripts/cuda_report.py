@@ -40,21 +40,21 @@ ARCHITECTURES = {
 
 # Kernel: threads of a block, and the most registers a thread may use on any architecture.
 KERNELS = {
-    "logmel_steps": (256, 64),
-    "encode_windows": (128, 64),
-    "make_tokens": (128, 96),
-    "fold_tokens": (128, 64),
-    "deform_gaussians<32, false>": (128, 168),
+    "logmel_steps": (256, 48),
+    "encode_windows": (128, 56),
+    "make_tokens": (128, 80),
+    "fold_tokens": (128, 48),
+    "deform_gaussians<32, false>": (128, 128),
     "deform_gaussians<64, false>": (128, 168),
-    "deform_gaussians<128, false>": (128, 255),
-    "deform_gaussians<32, true>": (128, 168),
+    "deform_gaussians<128, false>": (128, 248),
+    "deform_gaussians<32, true>": (128, 112),
     "deform_gaussians<64, true>": (128, 168),
     "deform_gaussians<128, true>": (128, 255),
     "project_attributes": (128, 64),
     "count_pairs": (256, 32),
     "write_pairs": (256, 32),
     "find_tiles": (256, 32),
-    "blend_tiles": (256, 48),
+    "blend_tiles": (256, 40),
 }
 
 _ENTRY = re.compile(
