@@ -176,7 +176,7 @@ def find_facts(check: Check) -> dict[str, Any]:
 
 
 def build_modules(check: Check, found: bool) -> dict[str, Any]:
-    """Both modules by CMake, warnings as errors; and names for the packages."""
+    """Both modules by CMake; and names for the packages."""
     if not found:
         raise Skip("no GPU was found (--without-gpu checks what needs none)")
     for name, found in (("nvcc", _nvcc()), ("cmake", shutil.which("cmake"))):
@@ -191,7 +191,8 @@ def build_modules(check: Check, found: bool) -> dict[str, Any]:
         "CMAKE_LIBRARY_OUTPUT_DIRECTORY": check.library,
         "GT_BUILD_CUDA": "ON",
         "GT_CUDA_ARCHITECTURES": check.architecture,
-        "GT_WERROR": "ON",
+        # CI's compiler has no warnings; a machine's own may find new ones, and is here to test.
+        "GT_WERROR": "OFF" if check.needs_gpu else "ON",
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": pybind11.get_cmake_dir(),
     }

@@ -112,7 +112,7 @@ class PicturePool : public std::enable_shared_from_this<PicturePool> {
  private:
   void give_back(std::unique_ptr<Picture> picture) noexcept;
 
-  static constexpr std::size_t kMostIdle = 4;  // pictures; more are freed
+  static constexpr std::size_t kMostIdle = 64;  // pictures, a batch of the largest; more are freed
   const int device_;
   const std::size_t bytes_;
   std::mutex mutex_;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 from gt_infer import Avatar, DeviceImage, EngineConfig, InputError, Renderer
 from tests.synthetic import make_avatar
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "gpu_interop.py"
+
 
 def load_example() -> Any:
-    spec = importlib.util.spec_from_file_location("gpu_interop", "examples/gpu_interop.py")
+    spec = importlib.util.spec_from_file_location("gpu_interop", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
