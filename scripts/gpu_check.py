@@ -36,6 +36,7 @@ LIMITS = {
     "build": 200,
     "import": 30,
     "collect": 60,
+    "kernels": 60,
     "tests": 150,
     "memcheck": 90,
     "racecheck": 90,
@@ -150,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     built = check.step("build", lambda: build_modules(check, found))
     check.step("import", lambda: import_module(check, built))
     check.step("collect", lambda: collect_tests(check))
+    check.step("kernels", lambda: run_kernels(check, built))
     check.step("tests", lambda: run_tests(check, built))
     for tool in ("memcheck", "racecheck"):
         check.step(tool, lambda tool=tool: sanitize(check, tool, built))  # type: ignore[misc]
@@ -190,6 +192,7 @@ def build_modules(check: Check, found: bool) -> dict[str, Any]:
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_LIBRARY_OUTPUT_DIRECTORY": check.library,
         "GT_BUILD_CUDA": "ON",
+        "GT_BUILD_TESTS": "ON" if check.needs_gpu else "OFF",
         "GT_CUDA_ARCHITECTURES": check.architecture,
         # CI's compiler has no warnings; a machine's own may find new ones, and is here to test.
         "GT_WERROR": "OFF" if check.needs_gpu else "ON",
@@ -201,7 +204,7 @@ def build_modules(check: Check, found: bool) -> dict[str, Any]:
     generator = [] if (check.build / "CMakeCache.txt").exists() or not _ninja() else ["-G", "Ninja"]
     definitions = [f"-D{name}={value}" for name, value in options.items()]
     check.run("build", ["cmake", "-S", ROOT, "-B", check.build, *generator, *definitions])
-    targets = ["_cuda", "_cpu"] if check.needs_gpu else ["_cuda"]
+    targets = ["_cuda", "_cpu", "gt_cuda_kernels"] if check.needs_gpu else ["_cuda"]
     command = ["cmake", "--build", check.build, "--parallel", str(check.jobs), "--target"]
     check.run("build", [*command, *targets])
     site = check.build / "site"
@@ -239,6 +242,13 @@ def collect_tests(check: Check) -> dict[str, Any]:
     if found is None:
         raise Failed(f"no tests were collected\n{output[-_TAIL:]}")
     return {"tests": int(found.group(1))}
+
+
+def run_kernels(check: Check, built: bool) -> dict[str, Any]:
+    """The kernels against the CPU engine, without Python: what CI does on the host."""
+    _require(check, built)
+    output = check.run("kernels", [check.build / "gt_cuda_kernels"])
+    return {"summary": output.strip().splitlines()[-1]}
 
 
 def run_tests(check: Check, built: bool) -> dict[str, Any]:
