@@ -41,5 +41,6 @@ def available_isas() -> list[str]:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on, by affinity and cgroup quota."""
+    """Cores this process may run on, by affinity and cgroup quota; hardware threads of one core
+    count once."""
     return _cpu.usable_cores()

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <set>
 #include <stdexcept>
 
 #if defined(__linux__)
@@ -75,11 +76,28 @@ int cgroup_cores() {
 
 }  // namespace
 
+int count_cores(const std::vector<int>& processors, const std::string& topology) {
+  std::set<std::string> cores;
+  for (const int processor : processors) {
+    const std::string folder = topology + "/cpu" + std::to_string(processor) + "/topology/";
+    std::string siblings;
+    std::ifstream(folder + "thread_siblings_list") >> siblings;
+    cores.insert(siblings.empty() ? "#" + std::to_string(processor) : siblings);
+  }
+  return static_cast<int>(cores.size());
+}
+
 int usable_cores() {
   int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 #if defined(__linux__)
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) cores = std::max(1, CPU_COUNT(&set));
+  if (sched_getaffinity(0, sizeof set, &set) == 0) {
+    std::vector<int> processors;
+    for (int i = 0; i < CPU_SETSIZE; ++i) {
+      if (CPU_ISSET(i, &set)) processors.push_back(i);
+    }
+    cores = std::max(1, count_cores(processors, "/sys/devices/system/cpu"));
+  }
 #endif
   const int quota = cgroup_cores();
   return quota > 0 ? std::min(cores, quota) : cores;

@@ -20,8 +20,13 @@ std::vector<const KernelTable*> available_kernels();
 // Throws std::invalid_argument naming what there is. An empty name is the best.
 const KernelTable& find_kernels(const std::string& isa);
 
-// Cores this process may run on (affinity and, where there is one, the cgroup's quota).
+// Cores this process may run on (affinity and, where there is one, the cgroup's quota). Two hardware
+// threads of one core count once: they share the units that a frame keeps busy.
 int usable_cores();
+
+// How many cores these logical processors are, by Linux's description of them; one that it does not
+// describe is a core of its own.
+int count_cores(const std::vector<int>& processors, const std::string& topology);
 
 class Context {
  public:

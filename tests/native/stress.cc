@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <limits>
 #include <stdexcept>
@@ -345,8 +347,25 @@ void refusals() {
   check(is_refused([&] { LogMel(odd, {0.0}, {1.0}); }), "an odd transform length was accepted");
 }
 
+// Two cores of two hardware threads, and one processor that nobody describes.
+void cores_are_counted() {
+  namespace fs = std::filesystem;
+  const fs::path topology = fs::temp_directory_path() / ("gt_stress_" + std::to_string(getpid()));
+  const char* siblings[] = {"0,2", "1,3", "0,2", "1,3"};
+  for (int i = 0; i < 4; ++i) {
+    const fs::path folder = topology / ("cpu" + std::to_string(i)) / "topology";
+    fs::create_directories(folder);
+    std::ofstream(folder / "thread_siblings_list") << siblings[i] << "\n";
+  }
+  const int all = cpu::count_cores({0, 1, 2, 3, 4}, topology.string());
+  const int one = cpu::count_cores({0, 2}, topology.string());
+  fs::remove_all(topology);
+  check(all == 3 && one == 1, "hardware threads were counted as cores");
+}
+
 void run(int rounds, const std::vector<const cpu::KernelTable*>& tables) {
   refusals();
+  cores_are_counted();
   features_in_threads(rounds);
   for (const cpu::KernelTable* kernels : tables) {
     pools_come_and_go(*kernels, rounds);
