@@ -69,7 +69,8 @@ def sound(tmp_path: Path) -> Path:
 
 def test_each_example_is_tested_and_listed() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"batch", "embed", "interop", "server", "tts", "window"}
+    # gpu_interop: tests/gpu
+    assert names == {"batch", "embed", "gpu_interop", "interop", "server", "tts", "window"}
     listed = (EXAMPLES / "README.md").read_text()
     assert all(f"[{name}.py]({name}.py)" in listed for name in names)
 
