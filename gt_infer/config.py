@@ -68,11 +68,11 @@ class EngineConfig:
 
     Attributes:
         precision: "fp32" meets the golden vectors; "fast" uses reduced-precision products where
-            pictures do not show it. On the CPU: integer products with AVX-512 VNNI or AVX-VNNI
-            (pictures 70 dB from "fp32"); without them both are float32.
+            pictures do not show it. On the CPU: integer products with AMX, AVX-512 VNNI or
+            AVX-VNNI (pictures 70 dB from "fp32"); without them both are float32.
         threads: worker threads, None = the cores this process may use.
-        isa: instruction set of the CPU engine ("avx512vnni", "avx512", "avx2vnni", "avx2",
-            "portable"), None = the best this machine has. See `gt-info`.
+        isa: instruction set of the CPU engine ("amx", "avx512vnni", "avx512", "avx2vnni",
+            "avx2", "portable"), None = the best this machine has. See `gt-info`.
         device: index of the GPU, for the engines that run on one (docs/gpu.md).
         device_output: pictures stay on the GPU, as `DeviceImage`.
         stream: the CUDA stream to work on: an int handle, or a stream of cupy, torch, numba, pycuda

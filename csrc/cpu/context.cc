@@ -15,6 +15,8 @@
 #endif
 #include <unistd.h>
 
+#include "amx.h"
+
 namespace gt::cpu {
 #if defined(GT_HAVE_VNNI)
 namespace {
@@ -36,7 +38,11 @@ std::vector<const KernelTable*> available_kernels() {
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #if defined(GT_HAVE_VNNI)
-  if (has_avx512 && __builtin_cpu_supports("avx512vnni")) tables.push_back(&kAvx512VnniKernels);
+  const bool has_avx512_vnni = has_avx512 && __builtin_cpu_supports("avx512vnni");
+#if defined(GT_HAVE_AMX)
+  if (has_avx512_vnni && may_use_amx()) tables.push_back(&kAmxKernels);
+#endif
+  if (has_avx512_vnni) tables.push_back(&kAvx512VnniKernels);
 #endif
   if (has_avx512) tables.push_back(&kAvx512Kernels);
 #if defined(GT_HAVE_VNNI)

@@ -119,7 +119,7 @@ struct TileRows {
   float* hidden;
   float* attention;
   float* attributes;
-  std::uint32_t* integers;  // the rest, for integer_products.inl
+  std::uint32_t* integers;  // the rest, for the rounded products
 };
 
 // The FFN and the heads in float32.

@@ -1,5 +1,5 @@
-// The FFN and the heads with integer products, for instruction sets that multiply and add four bytes
-// (or two 16-bit numbers) per lane at once. Sums are exact; what is lost is the rounding of weights
+// The FFN and the heads with integer products. How they are multiplied is a policy: here by lanes, with
+// instructions that multiply and add four bytes (or two 16-bit numbers) per lane at once. Sums are exact; what is lost is the rounding of weights
 // (once, per row) and of inputs (per Gaussian, to its own largest value).
 //
 // Which width where was measured (docs/performance.md): an error of the positions can swap two
@@ -11,8 +11,8 @@
 namespace gt::cpu {
 namespace {
 
-// Rows of 32 floats as integers: `groups` rows of 32 words, each word the next kPerGroup rows of
-// its Gaussian; and the step between two integers.
+// Rows of 32 floats as integers: rows of 32 words, each word the next kPerGroup rows of its Gaussian;
+// and the step between two integers.
 struct RoundedRows {
   const std::uint32_t* words;
   alignas(64) float step[kTileGaussians];
@@ -79,6 +79,17 @@ inline void round_to_halves(const float* x, int rows, const float* largest, std:
   }
 }
 
+// One row of outputs from its exact sums, into out; the largest of kRelu into top.
+template <Epilogue epilogue>
+inline void finish_row(VecI sum, VecF unit, float scale, float bias, const float* add, VecF& top,
+                       float* out) {
+  VecF value = fma(to_float(sum) * unit, VecF(scale), VecF(bias));
+  if (epilogue == Epilogue::kRelu) value = vmax(value, VecF(0.0f));
+  if (epilogue == Epilogue::kRelu) top = vmax(top, value);
+  if (epilogue == Epilogue::kAdd) value = value + load(add);
+  store(out, value);
+}
+
 template <int rows, Epilogue epilogue, class Integer>
 inline void integer_block(const Integer* weights, int panel_rows, const float* scales,
                           const float* bias, int groups, const std::uint32_t* x, const float* step,
@@ -100,11 +111,8 @@ inline void integer_block(const Integer* weights, int panel_rows, const float* s
     VecF top = epilogue == Epilogue::kRelu ? load(largest + v * VecF::kLanes) : VecF(0.0f);
     for (int r = 0; r < rows; ++r) {
       const int at = r * kTileGaussians + v * VecF::kLanes;
-      VecF value = fma(to_float(sum[r][v]) * unit, VecF(scales[r]), VecF(bias[r]));
-      if (epilogue == Epilogue::kRelu) value = vmax(value, VecF(0.0f));
-      if (epilogue == Epilogue::kRelu) top = vmax(top, value);
-      if (epilogue == Epilogue::kAdd) value = value + load(add + at);
-      store(out + at, value);
+      const float* add_at = epilogue == Epilogue::kAdd ? add + at : nullptr;
+      finish_row<epilogue>(sum[r][v], unit, scales[r], bias[r], add_at, top, out + at);
     }
     if (epilogue == Epilogue::kRelu) store(largest + v * VecF::kLanes, top);
   }
@@ -147,18 +155,33 @@ inline void integer_matmul(const IntegerMatrix<Integer>& W, const RoundedRows& x
   }
 }
 
-struct IntegerProducts {
+struct LaneMultiply {
+  static void round_to_16(const float* x, int rows, const float* largest, std::uint32_t* words,
+                          RoundedRows& out) {
+    round_to_halves(x, rows, largest, words, out);
+  }
+  template <Epilogue epilogue, class Integer>
+  static void matmul(const IntegerMatrix<Integer>& W, const RoundedRows& x, const float* add,
+                     float* largest, float* out) {
+    integer_matmul<epilogue>(W, x, add, largest, out);
+  }
+};
+
+// Multiply lays out rows for its 16-bit products (round_to_16; bytes are alike for all) and does what
+// integer_matmul says.
+template <class Multiply>
+struct RoundedProducts {
   static void ffn(const LayerWeights& layer, const DeformJob& job, const TileRows& rows,
                   Upcoming& upcoming) {
     alignas(64) float largest[kTileGaussians];
     RoundedRows x;
     largest_magnitudes(rows.state_a, job.d_model, largest);
-    round_to_halves(rows.state_a, job.d_model, largest, rows.integers, x);
+    Multiply::round_to_16(rows.state_a, job.d_model, largest, rows.integers, x);
     upcoming.fetch();
-    integer_matmul<Epilogue::kRelu>(layer.rounded_ffn_hidden, x, nullptr, largest, rows.hidden);
-    round_to_halves(rows.hidden, layer.rounded_ffn_hidden.rows, largest, rows.integers, x);
+    matmul<Epilogue::kRelu>(layer.rounded_ffn_hidden, x, nullptr, largest, rows.hidden);
+    Multiply::round_to_16(rows.hidden, layer.rounded_ffn_hidden.rows, largest, rows.integers, x);
     upcoming.fetch();
-    integer_matmul<Epilogue::kAdd>(layer.rounded_ffn_out, x, rows.state_a, nullptr, rows.state_b);
+    matmul<Epilogue::kAdd>(layer.rounded_ffn_out, x, rows.state_a, nullptr, rows.state_b);
   }
 
   static void heads(const DeformJob& job, const float* x, const float* canonical,
@@ -170,25 +193,34 @@ struct IntegerProducts {
     const auto run = [&](int h, const auto& head, auto round) {
       alignas(64) float largest[kTileGaussians];
       RoundedRows hidden;
-      std::uint32_t* words = rows.integers + job.d_model * kTileGaussians;
+      std::uint32_t* words = rows.integers + rounded_word_rows(job.d_model) * kTileGaussians;
       const int offset = kHeadFirstRow[h] * kTileGaussians;
       upcoming.fetch();
-      integer_matmul<Epilogue::kRelu>(head.hidden, state, nullptr, largest, rows.hidden);
+      matmul<Epilogue::kRelu>(head.hidden, state, nullptr, largest, rows.hidden);
       round(rows.hidden, head.hidden.rows, largest, words, hidden);
       upcoming.fetch();
-      integer_matmul<Epilogue::kAdd>(head.out, hidden, canonical + offset, nullptr,
-                                     rows.attributes + offset);
+      matmul<Epilogue::kAdd>(head.out, hidden, canonical + offset, nullptr,
+                             rows.attributes + offset);
     };
     if (job.heads[0].is_present) {
-      round_to_halves(rows.state_a, job.d_model, state_largest, rows.integers, state);
-      run(0, job.rounded_means_head, round_to_halves);
+      Multiply::round_to_16(rows.state_a, job.d_model, state_largest, rows.integers, state);
+      run(0, job.rounded_means_head, Multiply::round_to_16);
     }
     round_to_bytes(rows.state_a, job.d_model, state_largest, rows.integers, state);
     for (int h = 1; h < kHeads; ++h) {
       if (job.heads[h].is_present) run(h, job.rounded_heads[h], round_to_bytes);
     }
   }
+
+ private:
+  template <Epilogue epilogue, class Integer>
+  static void matmul(const IntegerMatrix<Integer>& W, const RoundedRows& x, const float* add,
+                     float* largest, float* out) {
+    Multiply::template matmul<epilogue>(W, x, add, largest, out);
+  }
 };
+
+using IntegerProducts = RoundedProducts<LaneMultiply>;
 
 }  // namespace
 }  // namespace gt::cpu

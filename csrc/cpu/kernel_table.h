@@ -40,10 +40,20 @@ constexpr int kPerGroup = static_cast<int>(sizeof(std::uint32_t) / sizeof(Intege
 // Inputs of 16-bit products stay within 14 bits, so that 32-bit sums leave room for the weights.
 constexpr int kLargestInput16 = 8191;
 
-// The same with rounded weights: W[r][c] = scales[r] * integer; panels are [groups][rows][kPerGroup].
+// AMX multiplies a block of weights, 16 rows of 64 bytes, by 64 rows of bytes of 16 Gaussians, of
+// which four rows share a row of words. 16-bit numbers are two planes of bytes, the high one first.
+constexpr int kBlockOutputs = 16;
+constexpr int kBlockColumns = 64;
+constexpr int kBlockWordRows = kBlockColumns / 4;
+constexpr int column_blocks(int cols) { return (cols + kBlockColumns - 1) / kBlockColumns; }
+constexpr int output_blocks(int rows) { return (rows + kBlockOutputs - 1) / kBlockOutputs; }
+
+// The same with rounded weights: W[r][c] = scales[r] * integer; panels are [groups][rows][kPerGroup],
+// byte_blocks the same integers as [output blocks][column blocks][planes][16][64], zero-padded.
 template <class Integer>
 struct IntegerMatrix {
   const Integer* panels;
+  const std::uint8_t* byte_blocks;
   const float* scales;
   const float* bias;
   std::int32_t rows;
@@ -179,12 +189,15 @@ struct KernelTable {
   void (*blend)(const BlendJob& job, std::int32_t tile);
 };
 
+// Rows of 32 words that `cols` rounded rows take, whichever instructions read them.
+constexpr int rounded_word_rows(int cols) { return 2 * kBlockWordRows * column_blocks(cols); }
+
 constexpr std::size_t deform_scratch_floats(int d_model, int n_head, int hidden_width) {
   return static_cast<std::size_t>(kTileGaussians) *
          static_cast<std::size_t>(2 * padded_rows(d_model) + padded_rows(hidden_width) +
                                   padded_rows(kTokens * n_head) + kAttributeBufferRows +
                                   // What integer products read: the state and a hidden layer.
-                                  d_model + hidden_width);
+                                  rounded_word_rows(d_model) + rounded_word_rows(hidden_width));
 }
 
 extern const KernelTable kPortableKernels;
@@ -194,6 +207,9 @@ extern const KernelTable kAvx512Kernels;
 #if defined(GT_HAVE_VNNI)
 extern const KernelTable kAvx2VnniKernels;
 extern const KernelTable kAvx512VnniKernels;
+#endif
+#if defined(GT_HAVE_AMX)
+extern const KernelTable kAmxKernels;
 #endif
 #endif
 

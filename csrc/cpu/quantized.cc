@@ -27,6 +27,20 @@ float row_scale(const float* weight, int cols) {
   return static_cast<float>(scale);
 }
 
+constexpr std::size_t kBlockBytes = kBlockOutputs * kBlockColumns;
+
+// The bytes of W[r][c], the highest in the first plane.
+template <class Integer>
+void put_in_block(Integer integer, int r, int c, int blocks_per_row, std::uint8_t* blocks) {
+  const int block = r / kBlockOutputs * blocks_per_row + c / kBlockColumns;
+  std::uint8_t* plane = blocks + (static_cast<std::size_t>(block) + 1) * sizeof(Integer) * kBlockBytes;
+  const int at = r % kBlockOutputs * kBlockColumns + c % kBlockColumns;
+  for (std::size_t b = 0; b < sizeof(Integer); ++b) {
+    plane -= kBlockBytes;
+    plane[at] = static_cast<std::uint8_t>(static_cast<std::uint32_t>(integer) >> (8 * b));
+  }
+}
+
 }  // namespace
 
 template <class Integer>
@@ -35,6 +49,8 @@ QuantizedWeights<Integer>::QuantizedWeights(const float* weight, const float* bi
       groups_((cols + kPerGroup<Integer> - 1) / kPerGroup<Integer>),
       panels_(static_cast<std::size_t>(padded_rows(rows)) * static_cast<std::size_t>(groups_) *
               kPerGroup<Integer>),
+      byte_blocks_(static_cast<std::size_t>(output_blocks(rows)) *
+                   static_cast<std::size_t>(column_blocks(cols)) * kBlockBytes * sizeof(Integer)),
       scales_(static_cast<std::size_t>(padded_rows(rows))),
       bias_(static_cast<std::size_t>(padded_rows(rows))) {
   for (int r = 0; r < rows; ++r) {
@@ -47,6 +63,7 @@ QuantizedWeights<Integer>::QuantizedWeights(const float* weight, const float* bi
       const int group = c / kPerGroup<Integer>;
       const int at = (group * panel_rows + r - first) * kPerGroup<Integer> + c % kPerGroup<Integer>;
       if (scale > 0.0f) panel[at] = static_cast<Integer>(std::lrint(row[c] / scale));
+      put_in_block(panel[at], r, c, column_blocks(cols), byte_blocks_.data());
     }
     scales_[static_cast<std::size_t>(r)] = scale;
     if (bias != nullptr) bias_[static_cast<std::size_t>(r)] = bias[r];

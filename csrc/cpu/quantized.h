@@ -1,5 +1,5 @@
 // Weight matrices rounded to integers for the "fast" precision, in the layout that
-// integer_products.inl reads.
+// integer_products.inl and tile_products.inl read.
 #pragma once
 
 #include <type_traits>
@@ -19,13 +19,14 @@ class QuantizedWeights {
   QuantizedWeights(const float* weight, const float* bias, int rows, int cols);
 
   IntegerMatrix<Integer> view() const {
-    return {panels_.data(), scales_.data(), bias_.data(), rows_, groups_};
+    return {panels_.data(), byte_blocks_.data(), scales_.data(), bias_.data(), rows_, groups_};
   }
 
  private:
   int rows_ = 0;
   int groups_ = 0;
   AlignedBuffer<Integer> panels_;
+  AlignedBuffer<std::uint8_t> byte_blocks_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<float> bias_;
 };

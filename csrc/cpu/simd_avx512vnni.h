@@ -18,9 +18,18 @@ struct VecI {
 inline VecI load(const std::uint32_t* p) { return VecI(_mm512_loadu_si512(p)); }
 inline void store(std::uint32_t* p, VecI a) { _mm512_storeu_si512(p, a.v); }
 inline VecI operator|(VecI a, VecI b) { return VecI(_mm512_or_si512(a.v, b.v)); }
+inline VecI operator+(VecI a, VecI b) { return VecI(_mm512_add_epi32(a.v, b.v)); }
 template <int bits>
 inline VecI shift_left(VecI a) {
   return VecI(_mm512_slli_epi32(a.v, bits));
+}
+template <int bits>
+inline VecI shift_right(VecI a) {  // zeros come in
+  return VecI(_mm512_srli_epi32(a.v, bits));
+}
+// Bytes 0 and 2 of each word from `even`, 1 and 3 from `odd`.
+inline VecI blend_bytes(VecI even, VecI odd) {
+  return VecI(_mm512_mask_blend_epi8(0xAAAAAAAAAAAAAAAAull, even.v, odd.v));
 }
 inline VecF to_float(VecI a) { return VecF(_mm512_cvtepi32_ps(a.v)); }
 // a * scale rounded to the nearest whole number in -32768..32767: the low 16 bits of a lane (adding

@@ -37,7 +37,7 @@ class CpuEngine:
 
     Args:
         avatar: validated.
-        config: `isa`, `threads` and `precision`; without VNNI "fast" is float32 too.
+        config: `isa`, `threads` and `precision`; without AMX or VNNI "fast" is float32 too.
 
     Raises:
         InputError: an instruction set that this machine or build does not have.

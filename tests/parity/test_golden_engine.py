@@ -24,7 +24,7 @@ OUTPUTS = {
 }
 TOLERANCE = 2e-4
 ATTENTION_TOLERANCE = 1e-4
-EVERY_ISA = ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
+EVERY_ISA = ("amx", "avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
 
 
 @pytest.fixture(params=EVERY_ISA)
@@ -122,7 +122,7 @@ def test_half_precision_storage_shows_nowhere(
             assert psnr >= 50, f"frame {frame}: {psnr:.1f} dB"
 
 
-@pytest.mark.parametrize("isa", ["avx512vnni", "avx2vnni"])
+@pytest.mark.parametrize("isa", ["amx", "avx512vnni", "avx2vnni"])
 def test_fast_pictures(shared: Path, avatar_a: Avatar, isa: str) -> None:
     """What precision "fast" may cost, over the golden frames; gt-bench measures 200."""
     if isa not in _native.available_isas():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from tests.reference import network as reference
 from tests.reference import splat
 from tests.synthetic import make_avatar
 
-EVERY_ISA = ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
+EVERY_ISA = ("amx", "avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "one Gaussian": {"n": 1},
@@ -69,7 +70,7 @@ def test_deform_matches_reference(isa: str, shape: str) -> None:
 # states are not small where it matters as trained ones are, 8-bit products leave 0.01 to 0.016, and
 # the 14 bits of everything that leads to positions 1e-4.
 FAST_ERROR = {"means": 3e-4, "scales": 0.025, "quats": 0.025, "opacities": 0.025, "sh": 0.025}
-FAST_ISA = ("avx512vnni", "avx2vnni")
+FAST_ISA = ("amx", "avx512vnni", "avx2vnni")
 
 
 @pytest.mark.parametrize("isa", FAST_ISA)
@@ -90,17 +91,24 @@ def test_fast_products_stay_close_to_the_reference(isa: str, shape: str) -> None
         assert error <= limit * offset + 2e-6, f"{name}: {error:.2g} of {offset:.2g}"
 
 
-def test_fast_products_are_the_same_on_both_widths() -> None:
-    """Sums of integers are exact, so the instruction sets differ by float32 rounding alone."""
-    if not set(FAST_ISA) <= set(_native.available_isas()):
-        pytest.skip(f"this machine or build lacks one of {', '.join(FAST_ISA)}")
+def fast_attributes(isa: str) -> Any:
     avatar = make_avatar(n=70, layers=2)
-    found = []
-    for isa in FAST_ISA:
-        with Renderer(avatar, config=EngineConfig(isa=isa, precision="fast")) as renderer:
-            found.append(renderer.deform(*inputs(avatar)))
+    with Renderer(avatar, config=EngineConfig(isa=isa, precision="fast")) as renderer:
+        return renderer.deform(*inputs(avatar))
+
+
+@pytest.mark.parametrize("pair", [*itertools.combinations(FAST_ISA, 2)], ids="-".join)
+def test_fast_products_are_the_same_on_all(pair: tuple[str, str]) -> None:
+    """Sums of integers are exact, so the instruction sets differ by float32 rounding alone."""
+    if not set(pair) <= set(_native.available_isas()):
+        pytest.skip(f"this machine or build lacks one of {', '.join(pair)}")
+    one, other = map(fast_attributes, pair)
+    # AMX has the lanes of AVX-512, and so the same rounding.
+    tolerance = 0 if pair == ("amx", "avx512vnni") else 3e-6
     for name in FAST_ERROR:
-        np.testing.assert_allclose(*(getattr(g, name) for g in found), atol=3e-6, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(one, name), getattr(other, name), rtol=0, atol=tolerance, err_msg=name
+        )
 
 
 def rms(values: Any) -> float:

@@ -22,7 +22,7 @@ FACING = Pose((0.05, -0.1, 0.02), (0.1, 0.0, -10.0))
 STILL = make_avatar(n=200, heads=())
 
 
-@pytest.fixture(params=("avx512vnni", "avx512", "avx2vnni", "avx2", "portable"))
+@pytest.fixture(params=("amx", "avx512vnni", "avx512", "avx2vnni", "avx2", "portable"))
 def isa(request: pytest.FixtureRequest) -> str:
     if request.param not in _native.available_isas():
         pytest.skip(f"this machine or build has no {request.param}")

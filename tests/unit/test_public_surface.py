@@ -138,19 +138,26 @@ def test_stubs_match_the_built_module() -> None:
 
 def test_each_kernel_object_exports_its_table_alone() -> None:
     """An inline function that two instruction sets share would be merged by the linker."""
-    for isa in ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable"):
+    for isa in ("amx", "avx512vnni", "avx512", "avx2vnni", "avx2", "portable"):
         source = (ROOT / "csrc" / "cpu" / f"kernels_{isa}.cc").read_text()
         includes = re.findall(r'#include [<"](.+)[>"]', source)
+        lanes = ["simd_avx512vnni.h", "tiles_amx.h"] if isa == "amx" else [f"simd_{isa}.h"]
         products = ["integer_products.inl"] if isa.endswith("vnni") else []
+        products = ["tile_products.inl"] if isa == "amx" else products
         assert includes == [
             "kernel_table.h",
-            f"simd_{isa}.h",
+            *lanes,
             "simd_math.h",
             "blend_kernels.inl",
             "deform_kernels.inl",
             *products,
         ]
-    for path in [*ROOT.glob("csrc/cpu/*.inl"), *ROOT.glob("csrc/cpu/simd_*.h")]:
+    parts = [
+        path
+        for name in ("*.inl", "simd_*.h", "tiles_*.h")
+        for path in ROOT.glob(f"csrc/cpu/{name}")
+    ]
+    for path in parts:
         text = path.read_text()
         assert "\nnamespace {" in text, f"{path.name} has no unnamed namespace"
         for header in ("<vector>", "<algorithm>", "<string>", "<memory>", "<functional>"):

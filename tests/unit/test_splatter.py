@@ -17,7 +17,7 @@ from gt_infer.pose import Pose
 from tests.reference import splat
 
 ISAS = _native.available_isas()
-EVERY_ISA = ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
+EVERY_ISA = ("amx", "avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
 VIEWMAT = Pose((0.1, -0.2, 0.05), (0.1, 0.2, -10.0)).viewmat()
 FOCAL = 150.0
 # float32 against float64 over some hundred blended terms; a Gaussian on one of the thresholds

@@ -1,0 +1,142 @@
+// The integer products of integer_products.inl with tiles: 16 outputs x 16 Gaussians x 64 columns per
+// instruction. Sums are the same integers, and so are the results to the last bit.
+//
+// Tiles multiply bytes. A 16-bit product is made of four, with input a = 256 a1 + a0 and weight
+// w = 256 w1 + w0 (the high byte signed, the low one not):
+//   w a = 65536 w1 a1 + 256 (w1 a0 + w0 a1) + w0 a0
+// All four are kept, in three sums. Each may wrap around, as may what is made of them: the whole fits
+// into 32 bits (quantized.cc sees to it), so its remainder modulo 2^32 is the sum itself.
+#pragma once
+
+#include "integer_products.inl"
+
+namespace gt::cpu {
+namespace {
+
+constexpr int kBlockGaussians = 16;
+constexpr int kBlockBytes = kBlockOutputs * kBlockColumns;
+constexpr std::ptrdiff_t kWeightStride = kBlockColumns;
+constexpr std::ptrdiff_t kWordStride = kTileGaussians * sizeof(std::uint32_t);
+
+// Words from the first plane of bytes of `cols` 16-bit rows to the second.
+constexpr std::ptrdiff_t plane_words(int cols) {
+  return static_cast<std::ptrdiff_t>(column_blocks(cols)) * kBlockWordRows * kTileGaussians;
+}
+
+// As round_to_halves, but as two planes, each as round_to_bytes lays it out: the high bytes (signed),
+// then the low ones. Rows past the last word are left as they are: their weights are zero.
+inline void round_to_planes(const float* x, int rows, const float* largest, std::uint32_t* words,
+                            RoundedRows& out) {
+  constexpr float kLimit = kLargestInput16;
+  out.words = words;
+  std::uint32_t* low_words = words + plane_words(rows);
+  for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
+    const VecF top = load(largest + lane);
+    const VecF per_unit = integers_per_unit(top, kLimit);
+    store(out.step + lane, top * VecF(1.0f / kLimit));
+    for (int r = 0; r < rows; r += 4) {
+      const float* at = x + r * kTileGaussians + lane;
+      const auto integer = [&](int k) {
+        return r + k < rows ? round_low16(load(at + k * kTileGaussians), per_unit) : VecI(0);
+      };
+      const VecI even = pair_low16(integer(0), integer(2));
+      const VecI odd = pair_low16(integer(1), integer(3));
+      const int to = r / 4 * kTileGaussians + lane;
+      store(words + to, blend_bytes(shift_right<8>(even), odd));
+      store(low_words + to, blend_bytes(even, shift_left<8>(odd)));
+    }
+  }
+}
+
+// Exact sums of one block of outputs for 32 Gaussians, a row of 32 per output.
+struct BlockSums {
+  alignas(64) std::uint32_t high[kBlockOutputs * kTileGaussians];
+  alignas(64) std::uint32_t middle[kBlockOutputs * kTileGaussians];
+  alignas(64) std::uint32_t low[kBlockOutputs * kTileGaussians];
+};
+
+// Signed weights, unsigned inputs; the sums are `low` alone. `columns`: blocks of them.
+inline void sum_block(const std::uint8_t* weights, const std::uint32_t* x, int columns, std::int8_t,
+                      BlockSums& sums) {
+  tile_zero<0>();
+  tile_zero<1>();
+  for (int k = 0; k < columns; ++k) {
+    const std::uint32_t* rows = x + k * kBlockWordRows * kTileGaussians;
+    tile_load<2>(weights + k * kBlockBytes, kWeightStride);
+    tile_load<3>(rows, kWordStride);
+    tile_dot<Bytes::kSigned, Bytes::kUnsigned, 0, 2, 3>();
+    tile_load<4>(rows + kBlockGaussians, kWordStride);
+    tile_dot<Bytes::kSigned, Bytes::kUnsigned, 1, 2, 4>();
+  }
+  tile_store<0>(sums.low, kWordStride);
+  tile_store<1>(sums.low + kBlockGaussians, kWordStride);
+}
+
+// One half of the Gaussians after the other: both at once would take ten registers.
+inline void sum_block(const std::uint8_t* weights, const std::uint32_t* x, int columns, std::int16_t,
+                      BlockSums& sums) {
+  const std::ptrdiff_t low_plane = plane_words(columns * kBlockColumns);
+  for (int lane = 0; lane < kTileGaussians; lane += kBlockGaussians) {
+    tile_zero<0>();
+    tile_zero<1>();
+    tile_zero<2>();
+    for (int k = 0; k < columns; ++k) {
+      const std::uint8_t* block = weights + k * 2 * kBlockBytes;
+      const std::uint32_t* rows = x + k * kBlockWordRows * kTileGaussians + lane;
+      tile_load<3>(block, kWeightStride);
+      tile_load<5>(rows, kWordStride);
+      tile_dot<Bytes::kSigned, Bytes::kSigned, 0, 3, 5>();
+      tile_load<6>(rows + low_plane, kWordStride);
+      tile_dot<Bytes::kSigned, Bytes::kUnsigned, 1, 3, 6>();
+      tile_load<4>(block + kBlockBytes, kWeightStride);
+      tile_dot<Bytes::kUnsigned, Bytes::kUnsigned, 2, 4, 6>();
+      tile_dot<Bytes::kUnsigned, Bytes::kSigned, 1, 4, 5>();
+    }
+    tile_store<0>(sums.high + lane, kWordStride);
+    tile_store<1>(sums.middle + lane, kWordStride);
+    tile_store<2>(sums.low + lane, kWordStride);
+  }
+}
+
+inline VecI whole_sum(const BlockSums& sums, int at, std::int8_t) { return load(sums.low + at); }
+inline VecI whole_sum(const BlockSums& sums, int at, std::int16_t) {
+  return shift_left<16>(load(sums.high + at)) + shift_left<8>(load(sums.middle + at)) +
+         load(sums.low + at);
+}
+
+struct TileMultiply {
+  static void round_to_16(const float* x, int rows, const float* largest, std::uint32_t* words,
+                          RoundedRows& out) {
+    round_to_planes(x, rows, largest, words, out);
+  }
+
+  template <Epilogue epilogue, class Integer>
+  static void matmul(const IntegerMatrix<Integer>& W, const RoundedRows& x, const float* add,
+                     float* largest, float* out) {
+    if (epilogue == Epilogue::kRelu) {
+      for (int i = 0; i < kTileGaussians; ++i) largest[i] = 0.0f;
+    }
+    const int columns = column_blocks(W.groups * kPerGroup<Integer>);
+    const std::uint8_t* weights = W.byte_blocks;
+    BlockSums sums;
+    for (int row = 0; row < W.rows; row += kBlockOutputs) {
+      sum_block(weights, x.words, columns, Integer{}, sums);
+      const int rows = W.rows - row < kBlockOutputs ? W.rows - row : kBlockOutputs;
+      for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
+        const VecF unit = load(x.step + lane);
+        VecF top = epilogue == Epilogue::kRelu ? load(largest + lane) : VecF(0.0f);
+        for (int r = 0; r < rows; ++r) {
+          const int at = (row + r) * kTileGaussians + lane;
+          const float* add_at = epilogue == Epilogue::kAdd ? add + at : nullptr;
+          finish_row<epilogue>(whole_sum(sums, r * kTileGaussians + lane, Integer{}), unit,
+                               W.scales[row + r], W.bias[row + r], add_at, top, out + at);
+        }
+        if (epilogue == Epilogue::kRelu) store(largest + lane, top);
+      }
+      weights += static_cast<std::ptrdiff_t>(columns) * kBlockBytes * sizeof(Integer);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace gt::cpu
