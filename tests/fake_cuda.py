@@ -425,6 +425,8 @@ class Engine:
             self.model.native.render(inputs["window"], inputs["eye"], inputs["camera"], **options)
 
         assert batch <= self.splatter.batch
+        if self.splatter.api.capturing is not None:
+            self.splatter.api.fail("frames in a capture")
         stream.add(lambda: self.splatter.draw(batch, stage, outputs, one))
 
     def features(self, batch: int, stage: Any, windows: Any, stream: Any) -> None:
