@@ -30,15 +30,6 @@ struct View {
   std::int32_t width, height;
 };
 
-// One projected Gaussian, as blending reads it.
-struct Splat {
-  float x, y;                          // px, index coordinates
-  float conic_xx, conic_xy, conic_yy;  // px^-2, inverse of the dilated 2D covariance
-  float opacity;
-  float red, green, blue;
-  float depth;  // view z
-};
-
 // The pixels a splat can reach, inclusive; empty when x1 < x0. Tiles follow by dividing.
 struct PixelRect {
   std::int16_t x0, y0, x1, y1;
