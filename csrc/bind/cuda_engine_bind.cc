@@ -230,7 +230,7 @@ void bind_cuda_engine(py::module_& m) {
   m.attr("MAX_BATCH") = int{cuda::kMaxBatch};
 
   using cuda::DeviceLogMel;
-  py::class_<DeviceLogMel, std::shared_ptr<DeviceLogMel>>(m, "LogMel", "The log-mel front-end on a device.")
+  py::class_<DeviceLogMel, std::shared_ptr<DeviceLogMel>>(m, "LogMel", "The log-mel front-end on a device.", py::module_local())
       .def(py::init([](int device, const py::array_t<double, py::array::c_style>& mean,
                        const py::array_t<double, py::array::c_style>& std_, std::size_t sample_rate,
                        std::size_t hop, std::size_t window, std::size_t n_fft, double f_min,
@@ -247,7 +247,7 @@ void bind_cuda_engine(py::module_& m) {
       .def_property_readonly("samples", &DeviceLogMel::samples);
 
   using cuda::DeviceModel;
-  py::class_<DeviceModel, std::shared_ptr<DeviceModel>>(m, "Model", "An avatar on a device. Immutable.")
+  py::class_<DeviceModel, std::shared_ptr<DeviceModel>>(m, "Model", "An avatar on a device. Immutable.", py::module_local())
       .def(py::init([](int device, const py::object& gaussians, const py::object& network,
                        bool is_split) {
              const AvatarSource source(gaussians, network);
@@ -262,12 +262,12 @@ void bind_cuda_engine(py::module_& m) {
       .def_property_readonly("n_layers", &DeviceModel::n_layers)
       .def_property_readonly("memory_bytes", &DeviceModel::memory_bytes);
 
-  py::class_<Report, std::shared_ptr<Report>>(m, "Report", "What the device says of a frame.")
+  py::class_<Report, std::shared_ptr<Report>>(m, "Report", "What the device says of a frame.", py::module_local())
       .def(py::init([](int device) { return make_here<Report>(device); }), py::arg("device"))
       .def_property_readonly("needed", [](const Report& report) { return report.get().needed; })
       .def_property_readonly("capacity", [](const Report& report) { return report.get().capacity; });
 
-  py::class_<Outputs, std::shared_ptr<Outputs>>(m, "Outputs", "Where a batch's pictures go.")
+  py::class_<Outputs, std::shared_ptr<Outputs>>(m, "Outputs", "Where a batch's pictures go.", py::module_local())
       .def(py::init([](int width, int height, const py::object& raster, const std::string& format,
                        bool is_transparent, const ArrayPtr& background, const ArrayPtr& images,
                        const ArrayPtr& alphas, const ArrayPtr& depths) {
@@ -278,7 +278,7 @@ void bind_cuda_engine(py::module_& m) {
            py::arg("is_transparent"), py::arg("background").none(true), py::arg("images").none(false),
            py::arg("alphas").none(true) = nullptr, py::arg("depths").none(true) = nullptr);
 
-  py::class_<Stage>(m, "InputStage", "A batch's inputs on their way from the host.")
+  py::class_<Stage>(m, "InputStage", "A batch's inputs on their way from the host.", py::module_local())
       .def(py::init<int, std::int32_t, std::int32_t, std::int32_t, std::int32_t>(), py::arg("device"),
            py::arg("batch"), py::kw_only(), py::arg("channels") = 0, py::arg("samples") = 0,
            py::arg("layers") = 0)
@@ -290,7 +290,7 @@ void bind_cuda_engine(py::module_& m) {
       .def("addresses", &Stage::addresses);
 
   using cuda::DeviceSplatter;
-  py::class_<DeviceSplatter, std::shared_ptr<DeviceSplatter>>(m, "Splatter", "Gaussians to pictures.")
+  py::class_<DeviceSplatter, std::shared_ptr<DeviceSplatter>>(m, "Splatter", "Gaussians to pictures.", py::module_local())
       .def(py::init([](int device, std::int32_t batch, std::int32_t n_gaussians, std::int32_t width,
                        std::int32_t height, std::int64_t pairs) {
              return make_here<DeviceSplatter>(
@@ -319,7 +319,7 @@ void bind_cuda_engine(py::module_& m) {
       .def_property_readonly("memory_bytes", &DeviceSplatter::memory_bytes);
 
   using cuda::DeviceEngine;
-  py::class_<DeviceEngine, std::shared_ptr<DeviceEngine>>(m, "Engine", "One avatar on one GPU.")
+  py::class_<DeviceEngine, std::shared_ptr<DeviceEngine>>(m, "Engine", "One avatar on one GPU.", py::module_local())
       .def(py::init([](std::shared_ptr<DeviceModel> model, std::shared_ptr<DeviceLogMel> logmel,
                        std::int32_t batch, std::int32_t width, std::int32_t height, std::int64_t pairs) {
              const cuda::Capacity capacity{batch, model->n_gaussians(), width, height, pairs};

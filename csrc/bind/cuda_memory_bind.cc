@@ -80,7 +80,8 @@ py::tuple dlpack_device(const DeviceArray& array) { return py::make_tuple(2, arr
 }  // namespace
 
 void bind_cuda_memory(py::module_& m) {
-  py::class_<Stream, StreamPtr>(m, "Stream", "A CUDA stream: a new one, or a borrowed handle.")
+  // All classes are local to their module: two builds of it may meet in one process, as in the tests.
+  py::class_<Stream, StreamPtr>(m, "Stream", "A CUDA stream: a new one, or a borrowed handle.", py::module_local())
       .def(py::init([](int device, const py::object& handle) {
              if (handle.is_none()) return std::make_shared<Stream>(device);
              return std::make_shared<Stream>(device, py::cast<std::uintptr_t>(handle));
@@ -90,7 +91,7 @@ void bind_cuda_memory(py::module_& m) {
       .def_property_readonly("handle", &Stream::handle)
       .def("synchronize", &Stream::synchronize, Unlocked());
 
-  py::class_<Event, std::shared_ptr<Event>>(m, "Event", "A point in a stream's work.")
+  py::class_<Event, std::shared_ptr<Event>>(m, "Event", "A point in a stream's work.", py::module_local())
       .def(py::init<int, bool>(), py::arg("device"), py::arg("has_time") = false)
       .def_property_readonly("handle", &Event::handle)
       .def("record", [](Event& event, const Stream& stream) { event.record(stream.get()); },
@@ -101,16 +102,16 @@ void bind_cuda_memory(py::module_& m) {
       .def("is_done", &Event::is_done, Unlocked())
       .def("since", &Event::since, py::arg("start"), Unlocked(), "Milliseconds.");
 
-  py::class_<Graph>(m, "Graph", "Captured work of a stream, enqueued again as one.")
+  py::class_<Graph>(m, "Graph", "Captured work of a stream, enqueued again as one.", py::module_local())
       .def(py::init<const Stream&>(), py::arg("stream"), Unlocked(), "Ends the capture.")
       .def_property_readonly("nodes", &Graph::nodes)
       .def("launch", &Graph::launch, py::arg("stream"), Unlocked());
 
-  py::class_<PicturePool, std::shared_ptr<PicturePool>>(m, "PicturePool", "Device memory that goes round.")
+  py::class_<PicturePool, std::shared_ptr<PicturePool>>(m, "PicturePool", "Device memory that goes round.", py::module_local())
       .def(py::init<int, std::size_t>(), py::arg("device"), py::arg("bytes"));
 
   py::class_<DeviceArray, std::shared_ptr<DeviceArray>>(
-      m, "DeviceArray", "A C-contiguous array on a GPU; see gt_infer.DeviceImage.")
+      m, "DeviceArray", "A C-contiguous array on a GPU; see gt_infer.DeviceImage.", py::module_local())
       .def(py::init(&make_array), py::arg("shape"), py::arg("dtype"), py::arg("stream"),
            py::arg("pool") = nullptr)
       .def_property_readonly("shape", [](const DeviceArray& a) { return py::tuple(py::cast(a.shape())); })
