@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sched.h>
 #endif
 #if defined(GT_HAVE_VNNI)
@@ -203,6 +204,23 @@ void Context::work(Pool& pool, int worker) {
   }
 }
 
+// A sleeping worker is woken where the caller runs when the scheduler takes the other processors for
+// busy, as it does with the halted ones of a virtual machine; it would then wait for the caller to
+// finish. Without that choice it wakes where it ran before. The caller's own limits hold for it too.
+void Context::keep_workers_off_this_processor() {
+#if defined(__linux__)
+  const int processor = sched_getcpu();
+  if (processor == callers_processor_ || processor < 0 || processor >= CPU_SETSIZE) return;
+  callers_processor_ = processor;
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  if (CPU_COUNT(&allowed) > 1) CPU_CLR(processor, &allowed);
+  for (std::thread& worker : pool_->workers) {
+    pthread_setaffinity_np(worker.native_handle(), sizeof allowed, &allowed);
+  }
+#endif
+}
+
 void Context::run(std::int32_t count, std::int32_t grain, const Body& body) {
   if (count <= 0) return;
   if (threads_ == 1 || count <= grain) {
@@ -211,6 +229,7 @@ void Context::run(std::int32_t count, std::int32_t grain, const Body& body) {
     }
     return;
   }
+  keep_workers_off_this_processor();
   Pool& pool = *pool_;
   pool.body = body;
   pool.count = count;

@@ -78,11 +78,13 @@ class Context {
   static void take_pieces(Pool& pool, int worker);
   void run(std::int32_t count, std::int32_t grain, const Body& body);
   void stop();
+  void keep_workers_off_this_processor();
 
   const KernelTable& kernels_;
   const int threads_;
   const long process_;  // whose threads the workers are
   std::unique_ptr<Pool> pool_;
+  int callers_processor_ = -1;  // that the workers keep off
 };
 
 }  // namespace gt::cpu
