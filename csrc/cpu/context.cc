@@ -83,6 +83,18 @@ int cgroup_cores() {
 
 }  // namespace
 
+std::vector<int> allowed_processors() {
+  std::vector<int> processors;
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return processors;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(i, &set)) processors.push_back(i);
+  }
+#endif
+  return processors;
+}
+
 int count_cores(const std::vector<int>& processors, const std::string& topology) {
   std::set<std::string> cores;
   for (const int processor : processors) {
@@ -96,16 +108,8 @@ int count_cores(const std::vector<int>& processors, const std::string& topology)
 
 int usable_cores() {
   int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) {
-    std::vector<int> processors;
-    for (int i = 0; i < CPU_SETSIZE; ++i) {
-      if (CPU_ISSET(i, &set)) processors.push_back(i);
-    }
-    cores = std::max(1, count_cores(processors, "/sys/devices/system/cpu"));
-  }
-#endif
+  const std::vector<int> processors = allowed_processors();
+  if (!processors.empty()) cores = count_cores(processors, "/sys/devices/system/cpu");
   const int quota = cgroup_cores();
   return quota > 0 ? std::min(cores, quota) : cores;
 }
@@ -140,6 +144,7 @@ Context::Context(const KernelTable& kernels, int threads)
     : kernels_(kernels),
       threads_(threads),
       process_(static_cast<long>(getpid())),
+      processors_(allowed_processors()),
       pool_(std::make_unique<Pool>()) {
   if (threads < 1) throw std::invalid_argument("threads must be >= 1");
   Pool& pool = *pool_;
@@ -206,15 +211,19 @@ void Context::work(Pool& pool, int worker) {
 
 // A sleeping worker is woken where the caller runs when the scheduler takes the other processors for
 // busy, as it does with the halted ones of a virtual machine; it would then wait for the caller to
-// finish. Without that choice it wakes where it ran before. The caller's own limits hold for it too.
+// finish. Without that choice it wakes where it ran before. Workers keep the limits of the thread that
+// made them, whatever those of the caller are.
 void Context::keep_workers_off_this_processor() {
 #if defined(__linux__)
   const int processor = sched_getcpu();
   if (processor == callers_processor_ || processor < 0 || processor >= CPU_SETSIZE) return;
   callers_processor_ = processor;
   cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-  if (CPU_COUNT(&allowed) > 1) CPU_CLR(processor, &allowed);
+  CPU_ZERO(&allowed);
+  for (const int other : processors_) {
+    if (other != processor) CPU_SET(other, &allowed);
+  }
+  if (CPU_COUNT(&allowed) == 0) return;
   for (std::thread& worker : pool_->workers) {
     pthread_setaffinity_np(worker.native_handle(), sizeof allowed, &allowed);
   }

@@ -24,6 +24,9 @@ const KernelTable& find_kernels(const std::string& isa);
 // threads of one core count once: they share the units that a frame keeps busy.
 int usable_cores();
 
+// Logical processors that the calling thread may run on; empty where the system does not tell.
+std::vector<int> allowed_processors();
+
 // How many cores these logical processors are, by Linux's description of them; one that it does not
 // describe is a core of its own.
 int count_cores(const std::vector<int>& processors, const std::string& topology);
@@ -83,6 +86,7 @@ class Context {
   const KernelTable& kernels_;
   const int threads_;
   const long process_;  // whose threads the workers are
+  const std::vector<int> processors_;  // that the workers may use
   std::unique_ptr<Pool> pool_;
   int callers_processor_ = -1;  // that the workers keep off
 };

@@ -2,6 +2,7 @@
 // (make sanitize). It also checks what it computes: a picture must not depend on who else is drawing.
 //
 //   gt_stress [ROUNDS [ISA]]     more rounds, more chances for a race: 1; every instruction set
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -207,6 +208,29 @@ void pools_come_and_go(const cpu::KernelTable& kernels, int rounds) {
   });
 }
 
+// A worker runs elsewhere than its caller, also when the caller is held to one processor.
+void workers_keep_off_their_caller(const cpu::KernelTable& kernels) {
+  const std::vector<int> processors = cpu::allowed_processors();
+  if (processors.size() < 2) return;  // nowhere else to go
+  cpu::Context context(kernels, 2);
+  std::vector<int> workers_processors;
+  std::thread caller([&] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processors.front(), &one);
+    sched_setaffinity(0, sizeof one, &one);
+    std::atomic<int> begun{0};
+    context.parallel_for(2, 1, [&](std::int32_t, std::int32_t, int worker) {
+      ++begun;
+      while (begun < 2) std::this_thread::yield();
+      if (worker == 1) workers_processors = cpu::allowed_processors();
+    });
+  });
+  caller.join();
+  const std::vector<int> others(processors.begin() + 1, processors.end());
+  check(workers_processors == others, "a worker may run where its caller does, or is held elsewhere");
+}
+
 // Each stream of features is its own: cut anyhow, in any thread, the same bits.
 void features_in_threads(int rounds) {
   const std::vector<double> mean(kChannels, -4.0), std(kChannels, 4.0);
@@ -369,6 +393,7 @@ void run(int rounds, const std::vector<const cpu::KernelTable*>& tables) {
   features_in_threads(rounds);
   for (const cpu::KernelTable* kernels : tables) {
     pools_come_and_go(*kernels, rounds);
+    workers_keep_off_their_caller(*kernels);
     sessions_on_one_engine(*kernels, rounds);
     engines_on_one_model(*kernels, rounds);
     pictures_of_every_kind(*kernels);
