@@ -36,7 +36,7 @@ def build_info() -> dict[str, Any]:
 
 
 def available_isas() -> list[str]:
-    """Instruction sets that this build has and this machine can run, best first."""
+    """Instruction sets that this build has and this machine can run, the default first."""
     return _cpu.available_isas()
 
 

@@ -72,7 +72,8 @@ class EngineConfig:
             AVX-VNNI (pictures 70 dB from "fp32"); without them both are float32.
         threads: worker threads, None = the cores this process may use.
         isa: instruction set of the CPU engine ("amx", "avx512vnni", "avx512", "avx2vnni",
-            "avx2", "portable"), None = the best this machine has. See `gt-info`.
+            "avx2", "portable"), None = the best of this machine. See `gt-info`. "amx" has to be
+            asked for: it has not run on such a processor yet.
         device: index of the GPU, for the engines that run on one (docs/gpu.md).
         device_output: pictures stay on the GPU, as `DeviceImage`.
         stream: the CUDA stream to work on: an int handle, or a stream of cupy, torch, numba, pycuda

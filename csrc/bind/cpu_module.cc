@@ -17,7 +17,7 @@ PYBIND11_MODULE(_cpu, m) {
         for (const auto* table : gt::cpu::available_kernels()) names.emplace_back(table->name);
         return names;
       },
-      "Instruction sets that this build has and this machine can run, best first.");
+      "Instruction sets that this build has and this machine can run, the default first.");
   m.def("usable_cores", &gt::cpu::usable_cores,
         "Cores this process may run on (affinity and cgroup quota).");
   m.def(

@@ -14,7 +14,7 @@
 
 namespace gt::cpu {
 
-// Instruction sets that this build has and this machine can run, best first.
+// Instruction sets that this build has and this machine can run, the default first.
 std::vector<const KernelTable*> available_kernels();
 
 // Throws std::invalid_argument naming what there is. An empty name is the best.

@@ -122,7 +122,7 @@ def _machine() -> dict[str, Any]:
 def _machine_lines(report: Mapping[str, Any]) -> Iterable[str]:
     yield f"gt_infer   {report['gt_infer']}, Python {report['python']}, {report['platform']}"
     yield f"cpu        {report['cpu']}, {report['usable_cores']} usable core(s)"
-    yield f"           instruction sets, best first: {', '.join(report['instruction_sets'])}"
+    yield f"           instruction sets, the default first: {', '.join(report['instruction_sets'])}"
     for key, value in sorted(report["build"].items()):
         yield f"build      {key}: {value}"
     gpu = report["gpu"]

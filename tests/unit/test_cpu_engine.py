@@ -199,6 +199,12 @@ def test_too_many_tiles_are_refused_not_counted_round() -> None:
             renderer.render_window(window)
 
 
+def test_amx_has_to_be_asked_for() -> None:
+    if "amx" not in _native.available_isas():
+        pytest.skip("this machine or build has no amx")
+    assert CpuEngine(make_avatar(n=5), EngineConfig()).describe()["isa"] == "avx512vnni"
+
+
 def test_unknown_instruction_set_names_those_there_are() -> None:
     with pytest.raises(InputError, match=r"isa = .sse9.: this machine and build have .*portable"):
         CpuEngine(make_avatar(n=5), EngineConfig(isa="sse9"))

@@ -128,7 +128,7 @@ def test_this_machine_for_people(
 ) -> None:
     assert main([]) == 0
     said = capsys.readouterr().out
-    assert f"instruction sets, best first: {', '.join(_native.available_isas())}" in said
+    assert f"instruction sets, the default first: {', '.join(_native.available_isas())}" in said
     assert 'auto       takes "' in said
     monkeypatch.setattr("gt_infer.engines.survey", list)
     assert main([]) == 0
