@@ -50,10 +50,12 @@ std::shared_ptr<cpu::Model> make_model(const py::object& gaussians, const py::ob
 FloatArray features(const cpu::Model& model) {
   FloatArray rows({static_cast<py::ssize_t>(model.n_gaussians), static_cast<py::ssize_t>(model.d_model)});
   auto out = rows.mutable_unchecked<2>();
-  for (py::ssize_t i = 0; i < out.shape(0); ++i) {
-    const float* tile = model.features.data() + i / cpu::kTileGaussians * model.d_model * cpu::kTileGaussians;
+  for (py::ssize_t slot = 0; slot < out.shape(0); ++slot) {
+    const float* tile =
+        model.features.data() + slot / cpu::kTileGaussians * model.d_model * cpu::kTileGaussians;
+    const py::ssize_t i = model.order[static_cast<std::size_t>(slot)];
     for (py::ssize_t c = 0; c < out.shape(1); ++c) {
-      out(i, c) = tile[c * cpu::kTileGaussians + i % cpu::kTileGaussians];
+      out(i, c) = tile[c * cpu::kTileGaussians + slot % cpu::kTileGaussians];
     }
   }
   return rows;

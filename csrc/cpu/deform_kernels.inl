@@ -3,6 +3,8 @@
 // are channels. Nothing leaves the scratch in between. The large products come as a policy.
 #pragma once
 
+#include <cstring>
+
 #include "kernel_table.h"
 #include "matmul.inl"
 #include "project_kernels.inl"
@@ -10,22 +12,42 @@
 namespace gt::cpu {
 namespace {
 
-// In place over `rows` channels of each lane; biased variance, eps 1e-12.
-inline void layer_norm(float* x, int rows, const float* gamma, const float* beta) {
-  const VecF scale(1.0f / static_cast<float>(rows));
-  for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
-    VecF sum(0.0f);
-    for (int r = 0; r < rows; ++r) sum = sum + load(x + r * kTileGaussians + lane);
-    const VecF mean = sum * scale;
-    VecF squares(0.0f);
-    for (int r = 0; r < rows; ++r) {
-      const VecF d = load(x + r * kTileGaussians + lane) - mean;
-      squares = fma(d, d, squares);
+// total[v] = the sum over all rows that term(r, v, so far) makes, for all lanes. In two chains: one would wait for
+// itself.
+template <int vectors, class Term>
+inline void sum_rows(int rows, VecF (&total)[vectors], const Term& term) {
+  VecF odd[vectors];
+  for (int v = 0; v < vectors; ++v) total[v] = odd[v] = VecF(0.0f);
+  int r = 0;
+  for (; r + 1 < rows; r += 2) {
+    for (int v = 0; v < vectors; ++v) {
+      total[v] = term(r, v, total[v]);
+      odd[v] = term(r + 1, v, odd[v]);
     }
-    const VecF inv_std = VecF(1.0f) / vsqrt(fma(squares, scale, VecF(1e-12f)));
-    for (int r = 0; r < rows; ++r) {
-      float* at = x + r * kTileGaussians + lane;
-      store(at, fma((load(at) - mean) * inv_std, VecF(gamma[r]), VecF(beta[r])));
+  }
+  for (int v = 0; v < vectors; ++v) total[v] = (r < rows ? term(r, v, total[v]) : total[v]) + odd[v];
+}
+
+// In place over `rows` channels of each lane; biased variance, eps 1e-12. inverse_std [32] is what it
+// multiplied by.
+inline void layer_norm(float* x, int rows, const float* gamma, const float* beta, float* inverse_std) {
+  constexpr int kVectors = kTileGaussians / VecF::kLanes;
+  const VecF scale(1.0f / static_cast<float>(rows));
+  const auto at = [x](int r, int v) { return x + r * kTileGaussians + v * VecF::kLanes; };
+  VecF mean[kVectors], inv_std[kVectors];
+  sum_rows(rows, mean, [&](int r, int v, VecF sum) { return sum + load(at(r, v)); });
+  for (VecF& m : mean) m = m * scale;
+  sum_rows(rows, inv_std, [&](int r, int v, VecF sum) {
+    const VecF d = load(at(r, v)) - mean[v];
+    return fma(d, d, sum);
+  });
+  for (int v = 0; v < kVectors; ++v) {
+    inv_std[v] = VecF(1.0f) / vsqrt(fma(inv_std[v], scale, VecF(1e-12f)));
+    store(inverse_std + v * VecF::kLanes, inv_std[v]);
+  }
+  for (int r = 0; r < rows; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      store(at(r, v), fma((load(at(r, v)) - mean[v]) * inv_std[v], VecF(gamma[r]), VecF(beta[r])));
     }
   }
 }
@@ -49,13 +71,15 @@ inline void softmax_tokens(float* scores, int n_head) {
   }
 }
 
-inline void copy_attention(const float* weights, int n_head, int valid, float* out) {
+// Lane i is Gaussian whose[i].
+inline void copy_attention(const float* weights, int n_head, const std::uint32_t* whose, int valid,
+                           float* out) {
   const float scale = 1.0f / static_cast<float>(n_head);
   for (int i = 0; i < valid; ++i) {
     for (int t = 0; t < kTokens; ++t) {
       float sum = 0.0f;
       for (int h = 0; h < n_head; ++h) sum += weights[(h * kTokens + t) * kTileGaussians + i];
-      out[i * kTokens + t] = sum * scale;
+      out[std::size_t{whose[i]} * kTokens + static_cast<std::size_t>(t)] = sum * scale;
     }
   }
 }
@@ -66,88 +90,128 @@ inline void relu(const float* x, int rows, float* out) {
   }
 }
 
-inline void copy_rows(const float* from, int first, int count, float* to) {
-  for (int i = first * kTileGaussians; i < (first + count) * kTileGaussians; i += VecF::kLanes) {
-    store(to + i, load(from + i));
-  }
-}
-
 // Brings the next tile's rows to the core in small portions while this one is computed. All at once,
 // the requests would queue up; left to the hardware, every tile would begin by waiting.
 class Upcoming {
  public:
-  Upcoming(const float* features, const float* canonical, int d_model)
-      : features_{features, features + d_model * kTileGaussians},
-        canonical_{canonical, canonical + kAttributeRows * kTileGaussians} {}
+  // A tile's rows of 32 numbers in an array of all tiles'.
+  struct Stream {
+    template <class Number>
+    Stream(const Number* all, int rows, std::int32_t tile)
+        : next(reinterpret_cast<const char*>(all + static_cast<std::ptrdiff_t>(tile) * rows * kTileGaussians)),
+          left(rows * kTileGaussians * static_cast<int>(sizeof(Number))),
+          portion((left / kLine + kPortions - 1) / kPortions * kLine) {}
+    void fetch() {
+      const int bytes = left < portion ? left : portion;
+      for (int i = 0; i < bytes; i += kLine) __builtin_prefetch(next + i);
+      next += bytes;
+      left -= bytes;
+    }
+    const char* next;
+    int left;
+    int portion;
+  };
+  Upcoming(const Stream& first, const Stream& second) : streams_{first, second, Stream(&kNothing, 0, 0)} {}
+  Upcoming(const Stream& first, const Stream& second, const Stream& third)
+      : streams_{first, second, third} {}
 
   // One of kPortions.
   void fetch() {
-    features_.fetch();
-    canonical_.fetch();
+    for (Stream& stream : streams_) stream.fetch();
   }
 
  private:
   static constexpr int kPortions = 10;  // that even a network of one layer asks for
-  static constexpr int kFloatsPerLine = 16;
-  struct Stream {
-    Stream(const float* begin, const float* end)
-        : next(begin), end(end), portion((end - begin + kPortions - 1) / kPortions) {}
-    void fetch() {
-      const float* stop = end - next > portion ? next + portion : end;
-      for (; next < stop; next += kFloatsPerLine) __builtin_prefetch(next);
-    }
-    const float* next;
-    const float* end;
-    std::ptrdiff_t portion;
-  };
-  Stream features_;
-  Stream canonical_;
+  static constexpr int kLine = 64;
+  static constexpr char kNothing = 0;
+  Stream streams_[3];
 };
 
-// Where a tile lives while it is computed: rows of 32 floats in the thread's scratch.
+// Where a tile lives while it is computed, in the thread's scratch.
 struct TileRows {
   TileRows(const DeformJob& job, float* scratch)
-      : state_a(scratch),
-        state_b(state_a + padded_rows(job.d_model) * kTileGaussians),
-        hidden(state_b + padded_rows(job.d_model) * kTileGaussians),
-        attention(hidden + padded_rows(job.hidden_width) * kTileGaussians),
-        attributes(attention + padded_rows(kTokens * job.n_head) * kTileGaussians),
-        integers(reinterpret_cast<std::uint32_t*>(attributes + kAttributeBufferRows * kTileGaussians)) {}
+      : TileRows(TileLayout(job.d_model, job.n_head, job.hidden_width), scratch) {}
 
   float* state_a;
   float* state_b;
   float* hidden;
   float* attention;
   float* attributes;
-  std::uint32_t* integers;  // the rest, for the rounded products
+  // For integer products; see TileLayout.
+  std::uint32_t* state_words;
+  std::uint32_t* hidden_words;
+  void* weights;
+  float* centre;
+  std::uint32_t* likely;
+  std::uint32_t* kept;
+
+ private:
+  TileRows(const TileLayout& layout, float* scratch)
+      : state_a(scratch),
+        state_b(scratch + layout.state_b * kTileGaussians),
+        hidden(scratch + layout.hidden * kTileGaussians),
+        attention(scratch + layout.attention * kTileGaussians),
+        attributes(scratch + layout.attributes * kTileGaussians),
+        state_words(words(scratch + layout.state_words * kTileGaussians)),
+        hidden_words(words(scratch + layout.hidden_words * kTileGaussians)),
+        weights(scratch + layout.weights * kTileGaussians),
+        centre(scratch + layout.centre * kTileGaussians),
+        likely(words(scratch + layout.likely * kTileGaussians)),
+        kept(words(scratch + layout.kept * kTileGaussians)) {}
+
+  static std::uint32_t* words(float* at) { return reinterpret_cast<std::uint32_t*>(at); }
 };
 
-// The FFN and the heads in float32.
+// What never changes of a tile, and the FFN and the heads, in float32.
 struct FloatProducts {
-  // rows.state_b = rows.state_a + ffn(rows.state_a)
-  static void ffn(const LayerWeights& layer, const DeformJob&, const TileRows& rows,
-                  Upcoming& upcoming) {
-    upcoming.fetch();
-    matmul<Epilogue::kRelu>(layer.ffn_hidden, rows.state_a, nullptr, rows.hidden);
-    upcoming.fetch();
-    matmul<Epilogue::kAdd>(layer.ffn_out, rows.hidden, rows.state_a, rows.state_b);
+  static Upcoming upcoming(const DeformJob& job, std::int32_t tile) {
+    return {{job.features, job.d_model, tile},
+            {job.static_hidden, job.first_width(), tile},
+            {job.canonical, kAttributeRows, tile}};
+  }
+  // The features [d_model, 32], and rows.attributes = canonical.
+  static const float* load_tile(const DeformJob& job, std::int32_t tile, const TileRows& rows) {
+    constexpr int kSize = kAttributeRows * kTileGaussians;
+    std::memcpy(rows.attributes, job.canonical + std::ptrdiff_t{tile} * kSize, kSize * sizeof(float));
+    return job.features + std::ptrdiff_t{tile} * job.d_model * kTileGaussians;
+  }
+  // rows.state_b = rows.state_a + ffn(rows.state_a), the first layer's by way of what its norm1 divided
+  // by; see model.h.
+  static void first_ffn(const DeformJob& job, std::int32_t tile, const TileRows& rows,
+                        const float* inverse_std) {
+    const LayerWeights& layer = job.layers[0];
+    const float* hidden = job.static_hidden + std::ptrdiff_t{tile} * job.first_width() * kTileGaussians;
+    matmul(layer.hidden_mix, rows.attention, [&](int row, int lane, VecF sum) {
+      const int at = row * kTileGaussians + lane;
+      const VecF value = fma(sum + load(hidden + at), load(inverse_std + lane),
+                             VecF(layer.normalized_bias[row]));
+      store(rows.hidden + at, vmax(value, VecF(0.0f)));
+    });
+    ffn_out(layer, rows);
+  }
+  static void ffn(const LayerWeights& layer, const DeformJob&, const TileRows& rows) {
+    matmul(layer.ffn_hidden, rows.state_a, StoreRelu{rows.hidden});
+    ffn_out(layer, rows);
   }
 
-  // rows.attributes = canonical + heads(relu(x)); rows.state_a is free. Heads run in the order of
-  // their rows: the padding rows that one writes past its own (zero weights, so canonical values)
-  // are rewritten by the next.
-  static void heads(const DeformJob& job, const float* x, const float* canonical,
-                    const TileRows& rows, Upcoming& upcoming) {
+  // rows.attributes += heads(relu(x)); rows.state_a is free. To the padding rows past its own a head
+  // adds zero.
+  static void heads(const DeformJob& job, const float* x, const TileRows& rows, Upcoming& upcoming) {
     relu(x, job.d_model, rows.state_a);
     for (int h = 0; h < kHeads; ++h) {
-      const int offset = kHeadFirstRow[h] * kTileGaussians;
+      float* const attributes = rows.attributes + kHeadFirstRow[h] * kTileGaussians;
       const HeadWeights& head = job.heads[h];
       if (!head.is_present) continue;
       upcoming.fetch();
-      matmul<Epilogue::kRelu>(head.hidden, rows.state_a, nullptr, rows.hidden);
+      matmul(head.hidden, rows.state_a, StoreRelu{rows.hidden});
       upcoming.fetch();
-      matmul<Epilogue::kAdd>(head.out, rows.hidden, canonical + offset, rows.attributes + offset);
+      matmul(head.out, rows.hidden, AddAndStore{attributes, attributes});
     }
+  }
+
+ private:
+  static void ffn_out(const LayerWeights& layer, const TileRows& rows) {
+    matmul(layer.ffn_out, rows.hidden, AddAndStore{rows.state_a, rows.state_b});
   }
 };
 
@@ -158,32 +222,35 @@ void deform_tiles(const DeformJob& job, std::int32_t begin, std::int32_t end, fl
     const std::int32_t first = tile * kTileGaussians;
     const int left = job.n_gaussians - first;
     const int valid = left < kTileGaussians ? left : kTileGaussians;
-    const float* x = job.features + static_cast<std::ptrdiff_t>(first) * job.d_model;
-    const float* canonical = job.canonical + static_cast<std::ptrdiff_t>(first) * kAttributeRows;
+    const std::uint32_t* whose = job.order + first;
     // Past the last tile there is nothing to fetch: then this one, which is here already.
-    const int ahead = tile + 1 < job.n_tiles ? kTileGaussians : 0;
-    Upcoming upcoming(x + ahead * job.d_model, canonical + ahead * kAttributeRows, job.d_model);
+    Upcoming upcoming = Products::upcoming(job, tile + 1 < job.n_tiles ? tile + 1 : tile);
+    const float* x = Products::load_tile(job, tile, rows);
     for (std::int32_t l = 0; l < job.n_layers; ++l) {
       const LayerWeights& layer = job.layers[l];
-      matmul<Epilogue::kNone>(layer.scores, x, nullptr, rows.attention);
+      matmul(layer.scores, x, Store{rows.attention});
       softmax_tokens(rows.attention, job.n_head);
       if (job.attributes.attention != nullptr) {
-        const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(l) * job.n_gaussians + first;
-        copy_attention(rows.attention, job.n_head, valid, job.attributes.attention + row * kTokens);
+        const std::ptrdiff_t map = static_cast<std::ptrdiff_t>(l) * job.n_gaussians * kTokens;
+        copy_attention(rows.attention, job.n_head, whose, valid, job.attributes.attention + map);
       }
-      matmul<Epilogue::kAdd>(layer.mix, rows.attention, x, rows.state_a);
-      layer_norm(rows.state_a, job.d_model, layer.norm1_gamma, layer.norm1_beta);
-      Products::ffn(layer, job, rows, upcoming);
-      layer_norm(rows.state_b, job.d_model, layer.norm2_gamma, layer.norm2_beta);
+      matmul(layer.mix, rows.attention, AddAndStore{x, rows.state_a});
+      alignas(64) float inverse_std[kTileGaussians];
+      layer_norm(rows.state_a, job.d_model, layer.norm1_gamma, layer.norm1_beta, inverse_std);
+      upcoming.fetch();
+      upcoming.fetch();
+      if (l == 0) {
+        Products::first_ffn(job, tile, rows, inverse_std);
+      } else {
+        Products::ffn(layer, job, rows);
+      }
+      layer_norm(rows.state_b, job.d_model, layer.norm2_gamma, layer.norm2_beta, inverse_std);
       x = rows.state_b;
     }
-    Products::heads(job, x, canonical, rows, upcoming);
-    for (int h = 0; h < kHeads; ++h) {
-      if (!job.heads[h].is_present) copy_rows(canonical, kHeadFirstRow[h], kHeadRows[h], rows.attributes);
-    }
+    Products::heads(job, x, rows, upcoming);
     activate(rows.attributes);
     if (job.attributes.means != nullptr) {
-      write_attributes(rows.attributes, first, valid, job.attributes);
+      write_attributes(rows.attributes, whose, valid, job.attributes);
     }
     if (job.out.splats != nullptr) {
       project_rows(rows.attributes, first, valid, *job.view, job.raster, job.out);

@@ -29,7 +29,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, P
                           ? kernels.deform_project_rounded
                           : kernels.deform_project),
       with_all_threads_(model_, kernels_, deform_project_, threads) {
-  idle_.reserve(static_cast<std::size_t>(threads));
+  idle_.reserve(static_cast<std::size_t>(threads) + 1);
 }
 
 void Engine::compute_tokens(const FrameInput& input, std::vector<float>& tokens) {
@@ -39,7 +39,9 @@ void Engine::compute_tokens(const FrameInput& input, std::vector<float>& tokens)
 
 Engine::Loan::Loan(Engine& engine) : engine_(engine) {
   std::unique_lock<std::mutex> lock(engine.mutex_);
-  engine.returned_.wait(lock, [&] { return engine.lent_ < engine.threads(); });
+  // One more than threads, where there are several: a processor would idle while the next caller wakes.
+  const int most = engine.threads() > 1 ? engine.threads() + 1 : 1;
+  engine.returned_.wait(lock, [&] { return engine.lent_ < most; });
   if (engine.lent_ > 0) {
     if (engine.idle_.empty()) {
       single_ = std::make_unique<FrameMaker>(engine.model_, engine.kernels_, engine.deform_project_, 1);
@@ -78,7 +80,7 @@ void rasterize(Context& context, ProjectJob job, const View& view, const RasterP
   const std::int32_t tiles = (job.n_gaussians + kTileGaussians - 1) / kTileGaussians;
   AlignedBuffer<float> scratch(static_cast<std::size_t>(kAttributeBufferRows) * kTileGaussians);
   context.kernels().project(job, 0, tiles, scratch.data());
-  splatter.bin(view);
+  splatter.bin(view, nullptr);
   splatter.blend(view, raster, target);
 }
 

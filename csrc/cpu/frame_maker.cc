@@ -41,9 +41,11 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Model::Layer& layer = model.layers[l];
     fold_layer(layer.fold, model.d_model, model.n_head, tokens_, arena, folded_[l]);
-    layers_[l] = {folded_[l].scores.view(),  folded_[l].mix.view(),    layer.norm1_gamma.data(),
-                  layer.norm1_beta.data(),   layer.ffn_hidden.view(),  layer.ffn_out.view(),
-                  layer.norm2_gamma.data(),  layer.norm2_beta.data(),
+    layers_[l] = {folded_[l].scores.view(),        folded_[l].mix.view(),
+                  layer.norm1_gamma.data(),        layer.norm1_beta.data(),
+                  folded_[l].hidden_mix.view(),    layer.normalized_bias.data(),
+                  layer.ffn_hidden.view(),         layer.ffn_out.view(),
+                  layer.norm2_gamma.data(),        layer.norm2_beta.data(),
                   layer.rounded_ffn_hidden.view(), layer.rounded_ffn_out.view()};
   }
   DeformJob job{};
@@ -53,8 +55,14 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
   job.n_head = model.n_head;
   job.n_layers = static_cast<std::int32_t>(layers_.size());
   job.hidden_width = model.hidden_width;
-  job.features = model.features.data();
-  job.canonical = model.canonical.data();
+  job.order = model.order.data();
+  if (deform_project_ == context_.kernels().deform_project_rounded) {
+    job.packed = model.packed();
+  } else {
+    job.features = model.features.data();
+    job.static_hidden = model.static_hidden();
+    job.canonical = model.canonical.data();
+  }
   job.layers = layers_.data();
   for (int h = 0; h < kHeads; ++h) {
     const Model::Head& head = model.heads[h];
@@ -90,7 +98,7 @@ StageTimes FrameMaker::render(const FrameInput& input, const View& view, const R
   job.out = splatter_.reserve(model_->n_gaussians);
   run(job);
   times.deform_project = milliseconds_since(mark);
-  splatter_.bin(view);
+  splatter_.bin(view, model_->order.data());
   times.bin = milliseconds_since(mark);
   splatter_.blend(view, raster, target);
   times.blend = milliseconds_since(mark);

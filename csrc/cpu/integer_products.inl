@@ -6,10 +6,11 @@
 // Gaussians in depth, so all that leads to them has 13 to 16 bits; the other heads have eight.
 #pragma once
 
-#include "deform_kernels.inl"
+#include "hidden_units.inl"
 
 namespace gt::cpu {
 namespace {
+
 
 // Rows of 32 floats as integers: rows of 32 words, each word the next kPerGroup rows of its Gaussian;
 // and the step between two integers.
@@ -79,144 +80,251 @@ inline void round_to_halves(const float* x, int rows, const float* largest, std:
   }
 }
 
-// One row of outputs from its exact sums, into out; the largest of kRelu into top.
-template <Epilogue epilogue>
-inline void finish_row(VecI sum, VecF unit, float scale, float bias, const float* add, VecF& top,
-                       float* out) {
-  VecF value = fma(to_float(sum) * unit, VecF(scale), VecF(bias));
-  if (epilogue == Epilogue::kRelu) value = vmax(value, VecF(0.0f));
-  if (epilogue == Epilogue::kRelu) top = vmax(top, value);
-  if (epilogue == Epilogue::kAdd) value = value + load(add);
-  store(out, value);
+// A product from its exact sum.
+inline VecF dequantize(VecI sum, VecF unit, float scale, float bias) {
+  return fma(to_float(sum) * unit, VecF(scale), VecF(bias));
 }
 
-template <int rows, Epilogue epilogue, class Integer>
-inline void integer_block(const Integer* weights, int panel_rows, const float* scales,
-                          const float* bias, int groups, const std::uint32_t* x, const float* step,
-                          const float* add, float* largest, float* out) {
-  VecI sum[rows][kBlockVectors];
-  for (int r = 0; r < rows; ++r) {
-    for (int v = 0; v < kBlockVectors; ++v) sum[r][v] = VecI(0);
-  }
-  for (int k = 0; k < groups; ++k) {
-    VecI lanes[kBlockVectors];
-    for (int v = 0; v < kBlockVectors; ++v) lanes[v] = load(x + k * kTileGaussians + v * VecF::kLanes);
-    for (int r = 0; r < rows; ++r) {
-      const VecI w = broadcast_word(weights + (k * panel_rows + r) * kPerGroup<Integer>);
-      for (int v = 0; v < kBlockVectors; ++v) sum[r][v] = dot_add<Integer>(sum[r][v], lanes[v], w);
-    }
-  }
-  for (int v = 0; v < kBlockVectors; ++v) {
-    const VecF unit = load(step + v * VecF::kLanes);
-    VecF top = epilogue == Epilogue::kRelu ? load(largest + v * VecF::kLanes) : VecF(0.0f);
-    for (int r = 0; r < rows; ++r) {
-      const int at = r * kTileGaussians + v * VecF::kLanes;
-      const float* add_at = epilogue == Epilogue::kAdd ? add + at : nullptr;
-      finish_row<epilogue>(sum[r][v], unit, scales[r], bias[r], add_at, top, out + at);
-    }
-    if (epilogue == Epilogue::kRelu) store(largest + v * VecF::kLanes, top);
-  }
-}
+// Where hidden rows come from and where they go.
+struct HiddenRows {
+  float* rows;          // [kept, 32], zero or above
+  std::uint32_t* kept;  // whose they are
+  float* largest;       // [32], of each lane
+};
 
-// out [padded rows, 32] = W x + bias, then max(., 0), which also gives largest[32] of each lane; or
-// + add.
-template <Epilogue epilogue, class Integer>
-inline void integer_matmul(const IntegerMatrix<Integer>& W, const RoundedRows& x, const float* add,
-                           float* largest, float* out) {
-  static_assert(kPanelRows % kBlockRows == 0 && kHalfPanelRows % kHalfBlockRows == 0);
-  constexpr int kLanesPerBlock = kBlockVectors * VecF::kLanes;
-  if (epilogue == Epilogue::kRelu) {
-    for (int i = 0; i < kTileGaussians; ++i) largest[i] = 0.0f;
-  }
-  const int rows = padded_rows(W.rows);
-  const Integer* panel = W.panels;
-  for (int row = 0; row < rows;) {
-    const int panel_rows = rows - row >= kPanelRows ? kPanelRows : kHalfPanelRows;
-    const int step = panel_rows == kPanelRows ? kBlockRows : kHalfBlockRows;
-    for (int lane = 0; lane < kTileGaussians; lane += kLanesPerBlock) {
-      for (int r = 0; r < panel_rows; r += step) {
-        const int at = (row + r) * kTileGaussians + lane;
-        const float* add_at = epilogue == Epilogue::kAdd ? add + at : nullptr;
-        float* top_at = epilogue == Epilogue::kRelu ? largest + lane : nullptr;
-        const Integer* weights = panel + r * kPerGroup<Integer>;
-        if (panel_rows == kPanelRows) {
-          integer_block<kBlockRows, epilogue>(weights, panel_rows, W.scales + row + r, W.bias + row + r,
-                                              W.groups, x.words + lane, x.step + lane, add_at,
-                                              top_at, out + at);
-        } else {
-          integer_block<kHalfBlockRows, epilogue>(weights, panel_rows, W.scales + row + r,
-                                                  W.bias + row + r, W.groups, x.words + lane,
-                                                  x.step + lane, add_at, top_at, out + at);
+// Multiplies by lanes: a vector holds the same rows of as many Gaussians.
+struct LaneMultiply {
+  // The rows of max(0, W x + b) for the listed units, without those that are zero; returns how many are
+  // left. `units` has room for kListRows more.
+  template <class Integer>
+  [[gnu::noinline]] static int hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x, std::uint32_t* units,
+                    int size, const HiddenRows& out) {
+    for (int i = 0; i < kListRows; ++i) units[size + i] = static_cast<std::uint32_t>(W.rows);
+    // Here, because the compiler takes vector stores to change what `W` points at.
+    const Integer* const by_row = W.by_row;
+    const float* const scales = W.scales;
+    const float* const bias = W.bias;
+    const std::uint32_t* const words = x.words;
+    const int groups = W.groups;
+    VecF unit[kListVectors];
+    for (int v = 0; v < kListVectors; ++v) unit[v] = load(x.step + v * VecF::kLanes);
+    RowKeeper keeper(out.rows, out.kept);
+    for (int first = 0; first < size; first += kListRows) {
+      const Integer* weights[kListRows];
+      for (int r = 0; r < kListRows; ++r) {
+        weights[r] = by_row + std::ptrdiff_t{units[first + r]} * groups * kPerGroup<Integer>;
+      }
+      VecI sum[kListRows][kListVectors];
+      for (auto& of_row : sum) {
+        for (VecI& s : of_row) s = VecI(0);
+      }
+      for (int k = 0; k < groups; ++k) {
+        VecI lanes[kListVectors];
+        for (int v = 0; v < kListVectors; ++v) lanes[v] = load(words + k * kTileGaussians + v * VecF::kLanes);
+        for (int r = 0; r < kListRows; ++r) {
+          const VecI w = broadcast_word(weights[r] + k * kPerGroup<Integer>);
+          for (int v = 0; v < kListVectors; ++v) sum[r][v] = dot_add<Integer>(sum[r][v], lanes[v], w);
         }
       }
+      // Unrolled, or the sums would live in memory, in the loop above too.
+#pragma GCC unroll 8
+      for (int r = 0; r < kListRows; ++r) {
+        const std::uint32_t u = units[first + r];
+        for (int v = 0; v < kListVectors; ++v) {
+          const VecF value = dequantize(sum[r][v], unit[v], scales[u], bias[u]);
+          keeper.put(v, vmax(value, VecF(0.0f)));
+        }
+        keeper.end_row(u);
+      }
     }
-    panel += static_cast<std::ptrdiff_t>(panel_rows) * W.groups * kPerGroup<Integer>;
-    row += panel_rows;
+    return keeper.finish(out.largest);
   }
-}
 
-struct LaneMultiply {
+  // For rows that are made otherwise.
+  using Keeper = RowKeeper;
+
   static void round_to_16(const float* x, int rows, const float* largest, std::uint32_t* words,
                           RoundedRows& out) {
     round_to_halves(x, rows, largest, words, out);
   }
-  template <Epilogue epilogue, class Integer>
-  static void matmul(const IntegerMatrix<Integer>& W, const RoundedRows& x, const float* add,
-                     float* largest, float* out) {
-    integer_matmul<epilogue>(W, x, add, largest, out);
+
+  // out [padded rows, 32] = add + W x + b, with x the listed columns and no others. `units` has room for
+  // three more. `scratch`: room for all weights.
+  template <class Integer>
+  [[gnu::noinline]] static void outputs(const IntegerMatrix<Integer>& W, const RoundedRows& x, std::uint32_t* units,
+                      int size, void* scratch, const float* add, float* out) {
+    const int stride = padded_rows(W.rows);
+    auto* weights = static_cast<Integer*>(scratch);
+    for (int i = 0; i < kPerGroup<Integer>; ++i) units[size + i] = static_cast<std::uint32_t>(W.cols);
+    const int groups = (size + kPerGroup<Integer> - 1) / kPerGroup<Integer>;
+    for (int g = 0; g < groups; ++g) {
+      interleave(W.by_column, units + g * kPerGroup<Integer>, stride,
+                 weights + std::ptrdiff_t{g} * stride * kPerGroup<Integer>);
+    }
+    for (int lane = 0; lane < kTileGaussians; lane += kBlockVectors * VecF::kLanes) {
+      int row = 0;
+      for (; row + kBlockRows <= stride; row += kBlockRows) {
+        output_block<kBlockRows>(W, weights, groups, row, lane, x, add, out);
+      }
+      for (; row < stride; row += kHalfBlockRows) {
+        output_block<kHalfBlockRows>(W, weights, groups, row, lane, x, add, out);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kListVectors = kTileGaussians / VecF::kLanes;
+
+  // Words of one number of each of the listed columns. Whole vectors at once: the last may go past the
+  // end, into what is written next or room that is there for it.
+  static void interleave(const std::int8_t* columns, const std::uint32_t* units, int stride,
+                         std::int8_t* out) {
+    const std::int8_t* of[4];
+    for (int i = 0; i < 4; ++i) of[i] = columns + std::ptrdiff_t{units[i]} * stride;
+    for (int r = 0; r < stride; r += kInterleaved<std::int8_t>) {
+      interleave_bytes(of[0] + r, of[1] + r, of[2] + r, of[3] + r, out + 4 * r);
+    }
+  }
+  static void interleave(const std::int16_t* columns, const std::uint32_t* units, int stride,
+                         std::int16_t* out) {
+    const std::int16_t* of[2];
+    for (int i = 0; i < 2; ++i) of[i] = columns + std::ptrdiff_t{units[i]} * stride;
+    for (int r = 0; r < stride; r += kInterleaved<std::int16_t>) {
+      interleave_halves(of[0] + r, of[1] + r, out + 2 * r);
+    }
+  }
+
+  // `rows` rows of outputs for kBlockVectors vectors of lanes.
+  template <int rows, class Integer>
+  static void output_block(const IntegerMatrix<Integer>& W, const Integer* weights, int groups, int row,
+                           int lane, const RoundedRows& x, const float* add, float* out) {
+    const int stride = padded_rows(W.rows);
+    VecI sum[rows][kBlockVectors];
+    for (auto& of_row : sum) {
+      for (VecI& s : of_row) s = VecI(0);
+    }
+    for (int k = 0; k < groups; ++k) {
+      VecI lanes[kBlockVectors];
+      for (int v = 0; v < kBlockVectors; ++v) lanes[v] = load(x.words + k * kTileGaussians + lane + v * VecF::kLanes);
+      for (int r = 0; r < rows; ++r) {
+        const VecI w = broadcast_word(weights + (k * stride + row + r) * kPerGroup<Integer>);
+        for (int v = 0; v < kBlockVectors; ++v) sum[r][v] = dot_add<Integer>(sum[r][v], lanes[v], w);
+      }
+    }
+    for (int v = 0; v < kBlockVectors; ++v) {
+      const VecF unit = load(x.step + lane + v * VecF::kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) {
+        const int at = (row + r) * kTileGaussians + lane + v * VecF::kLanes;
+        store(out + at, load(add + at) + dequantize(sum[r][v], unit, W.scales[row + r], W.bias[row + r]));
+      }
+    }
   }
 };
 
-// Multiply lays out rows for its 16-bit products (round_to_16; bytes are alike for all) and does what
-// integer_matmul says.
+// Multiply does what LaneMultiply says.
 template <class Multiply>
 struct RoundedProducts {
-  static void ffn(const LayerWeights& layer, const DeformJob& job, const TileRows& rows,
-                  Upcoming& upcoming) {
+  static Upcoming upcoming(const DeformJob& job, std::int32_t tile) {
+    return {{job.packed.halves, rows_of_halves(job), tile},
+            {job.packed.floats, PackedTiles::kFloatRows, tile}};
+  }
+
+  static const float* load_tile(const DeformJob& job, std::int32_t tile, const TileRows& rows) {
+    const std::int16_t* halves = tile_halves(job, tile);
+    const float* floats = tile_floats(job, tile);
+    unpack(halves, job.d_model, floats, rows.state_b);
+    constexpr int kExact = PackedTiles::kExactRows * kTileGaussians;
+    std::memcpy(rows.attributes, floats + PackedTiles::kSteps * kTileGaussians, kExact * sizeof(float));
+    unpack(halves + (job.d_model + job.first_width()) * kTileGaussians,
+           kAttributeRows - PackedTiles::kExactRows, floats + 2 * kTileGaussians, rows.attributes + kExact);
+    return rows.state_b;
+  }
+
+  static void first_ffn(const DeformJob& job, std::int32_t tile, const TileRows& rows,
+                        const float* inverse_std) {
+    const LayerWeights& layer = job.layers[0];
+    const std::int16_t* hidden = tile_halves(job, tile) + job.d_model * kTileGaussians;
+    const float* step = tile_floats(job, tile) + kTileGaussians;
+    const float* bias = layer.normalized_bias;
+    constexpr int kLast = kTileGaussians - VecF::kLanes;
+    typename Multiply::Keeper keeper(rows.hidden, rows.kept);
+    matmul<kListRows, kTileGaussians / VecF::kLanes>(
+        layer.hidden_mix, rows.attention, [&](int row, int lane, VecF sum) {
+          const VecF before =
+              fma(load_integers(hidden + row * kTileGaussians + lane), load(step + lane), sum);
+          const VecF value = fma(before, load(inverse_std + lane), VecF(bias[row]));
+          keeper.put(lane / VecF::kLanes, vmax(value, VecF(0.0f)));
+          if (lane == kLast) keeper.end_row(static_cast<std::uint32_t>(row));
+        });
+    alignas(64) float largest[kTileGaussians];
+    const int kept = keeper.finish(largest);
+    ffn_out(layer, rows, kept, largest);
+  }
+
+  static void ffn(const LayerWeights& layer, const DeformJob& job, const TileRows& rows) {
     alignas(64) float largest[kTileGaussians];
     RoundedRows x;
     largest_magnitudes(rows.state_a, job.d_model, largest);
-    Multiply::round_to_16(rows.state_a, job.d_model, largest, rows.integers, x);
-    upcoming.fetch();
-    matmul<Epilogue::kRelu>(layer.rounded_ffn_hidden, x, nullptr, largest, rows.hidden);
-    Multiply::round_to_16(rows.hidden, layer.rounded_ffn_hidden.rows, largest, rows.integers, x);
-    upcoming.fetch();
-    matmul<Epilogue::kAdd>(layer.rounded_ffn_out, x, rows.state_a, nullptr, rows.state_b);
+    Multiply::round_to_16(rows.state_a, job.d_model, largest, rows.state_words, x);
+    const int units = layer.rounded_ffn_hidden.rows;
+    for (int u = 0; u < units; ++u) rows.likely[u] = static_cast<std::uint32_t>(u);
+    const int kept = Multiply::hidden(layer.rounded_ffn_hidden, x, rows.likely, units,
+                                      {rows.hidden, rows.kept, largest});
+    ffn_out(layer, rows, kept, largest);
   }
 
-  static void heads(const DeformJob& job, const float* x, const float* canonical,
-                    const TileRows& rows, Upcoming& upcoming) {
+  static void heads(const DeformJob& job, const float* x, const TileRows& rows, Upcoming& upcoming) {
     relu(x, job.d_model, rows.state_a);
+    const Spread spread(rows.state_a, job.d_model, rows.centre);
     alignas(64) float state_largest[kTileGaussians];
     largest_magnitudes(rows.state_a, job.d_model, state_largest);
     RoundedRows state;
     const auto run = [&](int h, const auto& head, auto round) {
       alignas(64) float largest[kTileGaussians];
       RoundedRows hidden;
-      std::uint32_t* words = rows.integers + rounded_word_rows(job.d_model) * kTileGaussians;
-      const int offset = kHeadFirstRow[h] * kTileGaussians;
+      float* const attributes = rows.attributes + kHeadFirstRow[h] * kTileGaussians;
       upcoming.fetch();
-      matmul<Epilogue::kRelu>(head.hidden, state, nullptr, largest, rows.hidden);
-      round(rows.hidden, head.hidden.rows, largest, words, hidden);
+      const int likely = spread.likely_units(head.forecast, rows.likely);
+      const int kept =
+          Multiply::hidden(head.hidden, state, rows.likely, likely, {rows.hidden, rows.kept, largest});
+      round(rows.hidden, kept, largest, rows.hidden_words, hidden);
       upcoming.fetch();
-      matmul<Epilogue::kAdd>(head.out, hidden, canonical + offset, nullptr,
-                             rows.attributes + offset);
+      Multiply::outputs(head.out, hidden, rows.kept, kept, rows.weights, attributes, attributes);
     };
     if (job.heads[0].is_present) {
-      Multiply::round_to_16(rows.state_a, job.d_model, state_largest, rows.integers, state);
+      Multiply::round_to_16(rows.state_a, job.d_model, state_largest, rows.state_words, state);
       run(0, job.rounded_means_head, Multiply::round_to_16);
     }
-    round_to_bytes(rows.state_a, job.d_model, state_largest, rows.integers, state);
+    round_to_bytes(rows.state_a, job.d_model, state_largest, rows.state_words, state);
     for (int h = 1; h < kHeads; ++h) {
       if (job.heads[h].is_present) run(h, job.rounded_heads[h], round_to_bytes);
     }
   }
 
  private:
-  template <Epilogue epilogue, class Integer>
-  static void matmul(const IntegerMatrix<Integer>& W, const RoundedRows& x, const float* add,
-                     float* largest, float* out) {
-    Multiply::template matmul<epilogue>(W, x, add, largest, out);
+  static void ffn_out(const LayerWeights& layer, const TileRows& rows, int kept, const float* largest) {
+    RoundedRows x;
+    Multiply::round_to_16(rows.hidden, kept, largest, rows.hidden_words, x);
+    Multiply::outputs(layer.rounded_ffn_out, x, rows.kept, kept, rows.weights, rows.state_a, rows.state_b);
+  }
+
+  static int rows_of_halves(const DeformJob& job) {
+    return PackedTiles::rows_of_halves(job.d_model, job.first_width());
+  }
+  static const std::int16_t* tile_halves(const DeformJob& job, std::int32_t tile) {
+    return job.packed.halves + std::ptrdiff_t{tile} * rows_of_halves(job) * kTileGaussians;
+  }
+  static const float* tile_floats(const DeformJob& job, std::int32_t tile) {
+    return job.packed.floats + std::ptrdiff_t{tile} * PackedTiles::kFloatRows * kTileGaussians;
+  }
+  static void unpack(const std::int16_t* integers, int rows, const float* step, float* out) {
+    for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
+      const VecF unit = load(step + lane);
+      for (int at = lane; at < rows * kTileGaussians; at += kTileGaussians) {
+        store(out + at, load_integers(integers + at) * unit);
+      }
+    }
   }
 };
 

@@ -48,26 +48,46 @@ constexpr int kBlockWordRows = kBlockColumns / 4;
 constexpr int column_blocks(int cols) { return (cols + kBlockColumns - 1) / kBlockColumns; }
 constexpr int output_blocks(int rows) { return (rows + kBlockOutputs - 1) / kBlockOutputs; }
 
-// The same with rounded weights: W[r][c] = scales[r] * integer; panels are [groups][rows][kPerGroup],
-// byte_blocks the same integers as [output blocks][column blocks][planes][16][64], zero-padded.
+// The same with rounded weights: W[r][c] = scales[r] * integer. Three times the same integers, zero-padded:
+// by_row [rows + 1][groups][kPerGroup], by_column [cols + 1][padded_rows(rows)] (one row and one column
+// of zeros, for lists to end with, and room to read kColumnTail more), and byte_blocks [output blocks][column blocks][planes][16][64].
+constexpr int kColumnTail = 16;
 template <class Integer>
 struct IntegerMatrix {
-  const Integer* panels;
+  const Integer* by_row;
+  const Integer* by_column;
   const std::uint8_t* byte_blocks;
-  const float* scales;
+  const float* scales;  // [rows + 1] at least, like the bias; zero past the end
   const float* bias;
   std::int32_t rows;
+  std::int32_t cols;
+  std::int32_t groups;
+};
+
+// The first layer of a head, rounded to bytes, with 64 units side by side; hidden_units.inl. Arrays are
+// padded to whole blocks of units that are never likely.
+constexpr int kForecastUnits = 64;
+struct UnitForecast {
+  const std::uint32_t* words;  // [units / 64][groups][64], four columns to a word
+  const float* scales;
+  const float* bias;
+  const float* reach;  // how far a unit goes, per distance from the centre
+  std::int32_t units;
   std::int32_t groups;
 };
 
 // One cross-attention layer with this frame's tokens folded in (MODEL section 2, "exact algebra"):
 // scores [4 n_head, d_model] gives the logits, mix [d_model, 4 n_head] the concatenated values after
-// w_concat. Row (or column) h * 4 + t belongs to head h and token t.
+// w_concat. Row (or column) h * 4 + t belongs to head h and token t. The first layer's FFN has its hidden
+// rows from DeformJob::static_hidden, hidden_mix and normalized_bias (model.h), the others from
+// ffn_hidden.
 struct LayerWeights {
   PackedMatrix scores;
   PackedMatrix mix;
   const float* norm1_gamma;
   const float* norm1_beta;
+  PackedMatrix hidden_mix;
+  const float* normalized_bias;
   PackedMatrix ffn_hidden;
   PackedMatrix ffn_out;
   const float* norm2_gamma;
@@ -84,8 +104,23 @@ struct HeadWeights {
 
 template <class Integer>
 struct IntegerHead {
+  UnitForecast forecast;
   IntegerMatrix<Integer> hidden;
   IntegerMatrix<Integer> out;
+};
+
+// What never changes of a tile, in half the memory, which is what its kernels wait for: features, H f
+// (model.h) and spherical harmonics as integers, the other attributes as they are.
+struct PackedTiles {
+  static constexpr int kExactRows = 11;
+  static constexpr int kSteps = 3;
+  static constexpr int kFloatRows = kSteps + kExactRows;
+  static constexpr int rows_of_halves(int d_model, int first_width) {
+    return d_model + first_width + kAttributeRows - kExactRows;
+  }
+
+  const std::int16_t* halves;  // [tiles, d_model + first_width + 48, 32]
+  const float* floats;         // [tiles, 3 + 11, 32]: one step for each of the three, then the exact rows
 };
 
 // Activated attributes, one row per Gaussian; means == nullptr: not wanted.
@@ -115,10 +150,10 @@ struct TileRect {
   std::int16_t x0, y0, x1, y1;
 };
 
-// Where projected Gaussians go, one per Gaussian; splats == nullptr: not wanted.
+// Where projected Gaussians go, one slot each; splats == nullptr: not wanted.
 struct SplatArrays {
-  ScreenSplat* splats;     // [tiles * 32]
-  TileRect* rects;  // [tiles * 32], read where drawn
+  ScreenSplat* splats;  // [tiles * 32]
+  TileRect* rects;      // [tiles * 32], read where drawn
   // [tiles * 32]: the bits of the view depth, which order like the depth; kNotDrawn where invisible.
   std::uint32_t* keys;
 };
@@ -131,8 +166,13 @@ struct DeformJob {
   std::int32_t n_head;
   std::int32_t n_layers;
   std::int32_t hidden_width;  // the widest of all hidden layers
-  const float* features;      // [tiles, d_model, 32]
-  const float* canonical;     // [tiles, 59, 32] raw attributes, rows in the heads' order
+  const std::uint32_t* order;  // [tiles * 32]: the Gaussian of each slot
+  // Either the first three or the last; rows of attributes are raw and in the heads' order.
+  const float* features;       // [tiles, d_model, 32]
+  const float* static_hidden;  // [tiles, first_width(), 32]
+  const float* canonical;      // [tiles, 59, 32]
+  PackedTiles packed;
+  int first_width() const { return padded_rows(layers[0].hidden_mix.rows); }
   const LayerWeights* layers;
   HeadWeights heads[kHeads];
   IntegerHead<std::int16_t> rounded_means_head;
@@ -192,12 +232,35 @@ struct KernelTable {
 // Rows of 32 words that `cols` rounded rows take, whichever instructions read them.
 constexpr int rounded_word_rows(int cols) { return 2 * kBlockWordRows * column_blocks(cols); }
 
+// Rows of 32 floats that a thread has for a tile: where each part of it begins, and how long all are.
+struct TileLayout {
+  constexpr TileLayout(int d_model, int n_head, int hidden_width)
+      : state_b(padded_rows(d_model)),
+        hidden(2 * padded_rows(d_model)),
+        // Lists of units are taken in groups, the last of which may be padded.
+        attention(hidden + padded_rows(hidden_width) + kPanelRows),
+        attributes(attention + padded_rows(kTokens * n_head)),
+        // What integer products read: the state and a hidden layer, weights put together for the tile,
+        // and two lists of units.
+        state_words(attributes + kAttributeBufferRows),
+        hidden_words(state_words + rounded_word_rows(d_model)),
+        weights(hidden_words + rounded_word_rows(hidden_width)),
+        centre(weights + whole_rows((padded_rows(d_model) + kAttributeBufferRows) *
+                                    (hidden_width + kPanelRows) / 2 +
+                                    kTileGaussians)),
+        likely(centre + whole_rows(padded_rows(d_model) + kForecastUnits)),
+        kept(likely + whole_rows(hidden_width + kForecastUnits)),
+        end(kept + whole_rows(hidden_width + kForecastUnits)) {}
+
+  int state_b, hidden, attention, attributes, state_words, hidden_words, weights, centre, likely, kept, end;
+
+ private:
+  static constexpr int whole_rows(int floats) { return (floats + kTileGaussians - 1) / kTileGaussians; }
+};
+
 constexpr std::size_t deform_scratch_floats(int d_model, int n_head, int hidden_width) {
   return static_cast<std::size_t>(kTileGaussians) *
-         static_cast<std::size_t>(2 * padded_rows(d_model) + padded_rows(hidden_width) +
-                                  padded_rows(kTokens * n_head) + kAttributeBufferRows +
-                                  // What integer products read: the state and a hidden layer.
-                                  rounded_word_rows(d_model) + rounded_word_rows(hidden_width));
+         static_cast<std::size_t>(TileLayout(d_model, n_head, hidden_width).end);
 }
 
 extern const KernelTable kPortableKernels;

@@ -1,7 +1,10 @@
 #include "model.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
+#include "gaussian_order.h"
 #include "gt/triplane.h"
 
 namespace gt::cpu {
@@ -44,12 +47,24 @@ QuantizedWeights<Integer> round_linear(const LinearSource& source) {
   return {source.weight, source.bias, source.out, source.in};
 }
 
+// How far from its tile's centre a Gaussian's hidden unit is expected at most, in standard deviations
+// (hidden_units.inl). What was measured is in docs/performance.md.
+constexpr float kDeviations[kHeads] = {3.5f, 3.0f, 3.0f, 3.0f, 1.0f};
+
+template <class Integer>
+Model::RoundedHead<Integer> round_head(const ModelSource::Head& head, float deviations) {
+  const LinearSource& hidden = head.hidden;
+  return {{hidden.weight, hidden.bias, hidden.out, hidden.in, deviations},
+          round_linear<Integer>(hidden),
+          round_linear<Integer>(head.out)};
+}
+
 std::vector<float> copy(const float* data, std::size_t size) { return {data, data + size}; }
 
 // MODEL section 2, step 1: per level the product of the three planes' bilinear samples.
 // `features` is [tiles, d_model, 32]; this fills the rows of one level for all Gaussians.
 void sample_level(const ModelSource& source, const ModelSource::Level& level, int first_row,
-                  AlignedBuffer<float>& features) {
+                  const std::vector<std::uint32_t>& order, AlignedBuffer<float>& features) {
   constexpr int kAxes[3][2] = {{0, 1}, {0, 2}, {1, 2}};
   const int channels = source.plane_channels;
   const std::size_t size = static_cast<std::size_t>(level.size);
@@ -65,12 +80,13 @@ void sample_level(const ModelSource& source, const ModelSource::Level& level, in
   }
   const std::size_t n_channels = static_cast<std::size_t>(channels);
   std::vector<float> product(n_channels);
-  for (int i = 0; i < source.n_gaussians; ++i) {
+  for (int slot = 0; slot < source.n_gaussians; ++slot) {
+    const std::size_t i = order[static_cast<std::size_t>(slot)];
     AxisSample axes[3];
     for (int k = 0; k < 3; ++k) {
       const float high = source.aabb[k];
       const float low = source.aabb[3 + k];
-      const float x = source.means[3 * static_cast<std::size_t>(i) + static_cast<std::size_t>(k)];
+      const float x = source.means[3 * i + static_cast<std::size_t>(k)];
       axes[k] = sample_axis((x - high) * (2.0f / (low - high)) - 1.0f, level.size);
     }
     std::fill(product.begin(), product.end(), 1.0f);
@@ -90,14 +106,15 @@ void sample_level(const ModelSource& source, const ModelSource::Level& level, in
                       w11 * below[n_channels + c];
       }
     }
-    float* out = features.data() + area(i / kTileGaussians, source.d_model) * kTileGaussians +
-                 first_row * kTileGaussians + i % kTileGaussians;
+    float* out = features.data() + area(slot / kTileGaussians, source.d_model) * kTileGaussians +
+                 first_row * kTileGaussians + slot % kTileGaussians;
     for (std::size_t c = 0; c < n_channels; ++c) out[c * kTileGaussians] = product[c];
   }
 }
 
 // Attribute rows in the heads' order; lanes past the last Gaussian repeat it.
-void pack_canonical(const ModelSource& source, int n_tiles, AlignedBuffer<float>& canonical) {
+void pack_canonical(const ModelSource& source, const std::vector<std::uint32_t>& order,
+                    AlignedBuffer<float>& canonical) {
   const struct {
     const float* base;
     int width;
@@ -106,14 +123,77 @@ void pack_canonical(const ModelSource& source, int n_tiles, AlignedBuffer<float>
                           {source.quats, 4},
                           {source.logit_opacities, 1},
                           {source.sh, 48}};
-  for (int slot = 0; slot < n_tiles * kTileGaussians; ++slot) {
-    const int i = std::min(slot, source.n_gaussians - 1);
+  for (int slot = 0; slot < static_cast<int>(order.size()); ++slot) {
+    const std::size_t i = order[static_cast<std::size_t>(std::min(slot, source.n_gaussians - 1))];
     float* tile = canonical.data() + area(slot / kTileGaussians, kAttributeRows) * kTileGaussians;
     for (int h = 0; h < kHeads; ++h) {
-      const float* from = attributes[h].base + area(i, attributes[h].width);
+      const float* from = attributes[h].base + i * static_cast<std::size_t>(attributes[h].width);
       for (int k = 0; k < attributes[h].width; ++k) {
         tile[(kHeadFirstRow[h] + k) * kTileGaussians + slot % kTileGaussians] = from[k];
       }
+    }
+  }
+}
+
+std::vector<std::uint32_t> order_slots(const ModelSource& source) {
+  std::vector<std::uint32_t> order = spatial_order(source.means, source.n_gaussians);
+  while (order.size() % kTileGaussians != 0) order.push_back(static_cast<std::uint32_t>(order.size()));
+  return order;
+}
+
+// H, transposed; see model.h.
+TransposedLinear normalize_hidden(const LayerSource& layer) {
+  const int d = layer.ffn_hidden.in;
+  std::vector<float> rows(area(layer.ffn_hidden.out, d));
+  for (int r = 0; r < layer.ffn_hidden.out; ++r) {
+    const float* weight = layer.ffn_hidden.weight + area(r, d);
+    double mean = 0.0;
+    for (int k = 0; k < d; ++k) mean += double{weight[k]} * double{layer.norm1_gamma[k]} / d;
+    for (int k = 0; k < d; ++k) {
+      rows[area(r, d) + static_cast<std::size_t>(k)] =
+          static_cast<float>(double{weight[k]} * double{layer.norm1_gamma[k]} - mean);
+    }
+  }
+  return transpose({rows.data(), nullptr, layer.ffn_hidden.out, d}, 1);
+}
+
+// W beta + b.
+std::vector<float> normalized_bias(const LayerSource& layer) {
+  const int d = layer.ffn_hidden.in;
+  std::vector<float> bias(static_cast<std::size_t>(padded_rows(layer.ffn_hidden.out)));
+  for (std::size_t r = 0; r < static_cast<std::size_t>(layer.ffn_hidden.out); ++r) {
+    double sum = layer.ffn_hidden.bias != nullptr ? double{layer.ffn_hidden.bias[r]} : 0.0;
+    for (int k = 0; k < d; ++k) {
+      sum += double{layer.ffn_hidden.weight[r * static_cast<std::size_t>(d) + static_cast<std::size_t>(k)]} *
+             double{layer.norm1_beta[k]};
+    }
+    bias[r] = static_cast<float>(sum);
+  }
+  return bias;
+}
+
+// Rows of 32 Gaussians: out [linear.out, 32] = linear x.
+void multiply_tile(const TransposedLinear& linear, const float* x, float* out) {
+  for (int r = 0; r < linear.out; ++r) {
+    float sums[kTileGaussians] = {};
+    for (int k = 0; k < linear.in; ++k) {
+      const float weight = linear.weight[area(k, linear.out) + static_cast<std::size_t>(r)];
+      for (int i = 0; i < kTileGaussians; ++i) sums[i] += weight * x[k * kTileGaussians + i];
+    }
+    std::copy_n(sums, kTileGaussians, out + r * kTileGaussians);
+  }
+}
+
+// Rows of 32 floats to integers of 16 bits, each Gaussian with its own step [32].
+void pack_rows(const float* from, int rows, std::int16_t* integers, float* step) {
+  for (int i = 0; i < kTileGaussians; ++i) {
+    float largest = 0.0f;
+    for (int r = 0; r < rows; ++r) largest = std::max(largest, std::fabs(from[r * kTileGaussians + i]));
+    step[i] = largest / std::numeric_limits<std::int16_t>::max();
+    for (int r = 0; r < rows; ++r) {
+      const float value = from[r * kTileGaussians + i];
+      integers[r * kTileGaussians + i] =
+          step[i] > 0.0f ? static_cast<std::int16_t>(std::lrint(value / step[i])) : std::int16_t{0};
     }
   }
 }
@@ -126,14 +206,15 @@ Model::Model(const ModelSource& source)
       d_model(source.d_model),
       n_head(source.n_head),
       hidden_width(0),
+      order(order_slots(source)),
       features(area(n_tiles, source.d_model) * kTileGaussians),
       canonical(area(n_tiles, kAttributeRows) * kTileGaussians) {
   int first_row = 0;
   for (const ModelSource::Level& level : source.levels) {
-    sample_level(source, level, first_row, features);
+    sample_level(source, level, first_row, order, features);
     first_row += source.plane_channels;
   }
-  pack_canonical(source, n_tiles, canonical);
+  pack_canonical(source, order, canonical);
 
   tokens.audio_conv = transpose_all(source.audio_conv, 3);
   tokens.audio_fc = transpose_all(source.audio_fc, 1);
@@ -157,9 +238,14 @@ Model::Model(const ModelSource& source)
     packed.norm1_beta = copy(layer.norm1_beta, d);
     packed.norm2_gamma = copy(layer.norm2_gamma, d);
     packed.norm2_beta = copy(layer.norm2_beta, d);
-    packed.ffn_hidden = pack_linear(layer.ffn_hidden);
+    if (layers.empty()) {
+      packed.fold.normalized_hidden = normalize_hidden(layer);
+      packed.normalized_bias = normalized_bias(layer);
+    } else {
+      packed.ffn_hidden = pack_linear(layer.ffn_hidden);
+      packed.rounded_ffn_hidden = round_linear<std::int16_t>(layer.ffn_hidden);
+    }
     packed.ffn_out = pack_linear(layer.ffn_out);
-    packed.rounded_ffn_hidden = round_linear<std::int16_t>(layer.ffn_hidden);
     packed.rounded_ffn_out = round_linear<std::int16_t>(layer.ffn_out);
     hidden_width = std::max(hidden_width, layer.ffn_hidden.out);
     layers.push_back(std::move(packed));
@@ -170,14 +256,51 @@ Model::Model(const ModelSource& source)
     heads[h].hidden = pack_linear(source.heads[h].hidden);
     heads[h].out = pack_linear(source.heads[h].out);
     if (h == 0) {
-      rounded_means_head = {round_linear<std::int16_t>(source.heads[h].hidden),
-                            round_linear<std::int16_t>(source.heads[h].out)};
+      rounded_means_head = round_head<std::int16_t>(source.heads[h], kDeviations[h]);
     } else {
-      rounded_heads[h] = {round_linear<std::int8_t>(source.heads[h].hidden),
-                          round_linear<std::int8_t>(source.heads[h].out)};
+      rounded_heads[h] = round_head<std::int8_t>(source.heads[h], kDeviations[h]);
     }
     hidden_width = std::max(hidden_width, heads[h].hidden.rows());
   }
+}
+
+const float* Model::static_hidden() const {
+  std::call_once(has_static_hidden_, [this] {
+    const std::size_t tile_size = area(first_width(), kTileGaussians);
+    static_hidden_.resize(static_cast<std::size_t>(n_tiles) * tile_size);
+    for (int tile = 0; tile < n_tiles; ++tile) {
+      multiply_tile(layers.front().fold.normalized_hidden,
+                    features.data() + area(tile, d_model) * kTileGaussians,
+                    static_hidden_.data() + static_cast<std::size_t>(tile) * tile_size);
+    }
+  });
+  return static_hidden_.data();
+}
+
+PackedTiles Model::packed() const {
+  const int rows = PackedTiles::rows_of_halves(d_model, first_width());
+  std::call_once(has_packed_, [this, rows] {
+    packed_halves_.resize(area(n_tiles, rows) * kTileGaussians);
+    packed_floats_.resize(area(n_tiles, PackedTiles::kFloatRows) * kTileGaussians);
+    std::vector<float> hidden(area(first_width(), kTileGaussians));
+    for (int tile = 0; tile < n_tiles; ++tile) {
+      std::int16_t* halves = packed_halves_.data() + area(tile, rows) * kTileGaussians;
+      float* floats = packed_floats_.data() + area(tile, PackedTiles::kFloatRows) * kTileGaussians;
+      const float* of_tile = features.data() + area(tile, d_model) * kTileGaussians;
+      const float* attributes = canonical.data() + area(tile, kAttributeRows) * kTileGaussians;
+      multiply_tile(layers.front().fold.normalized_hidden, of_tile, hidden.data());
+      const auto pack = [&](const float* from, int count) {
+        pack_rows(from, count, halves, floats);
+        halves += count * kTileGaussians;
+        floats += kTileGaussians;
+      };
+      pack(of_tile, d_model);
+      pack(hidden.data(), first_width());
+      pack(attributes + PackedTiles::kExactRows * kTileGaussians, kAttributeRows - PackedTiles::kExactRows);
+      std::copy_n(attributes, PackedTiles::kExactRows * kTileGaussians, floats);
+    }
+  });
+  return {packed_halves_.data(), packed_floats_.data()};
 }
 
 }  // namespace gt::cpu

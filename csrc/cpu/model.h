@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "aligned_buffer.h"
@@ -74,8 +76,14 @@ struct FoldSource {
   std::vector<float> query_weight, query_bias;    // [d, d], [d]
   TransposedLinear key, value;
   std::vector<float> concat_weight, concat_bias;  // [d, d], [d]
+  // Of the first layer: what model.h calls H. Elsewhere empty.
+  TransposedLinear normalized_hidden;
 };
 
+// The FFN's hidden layer sees norm1(x + mix). In the first layer x is the static feature f, so with
+// H = W gamma, each row's mean taken off (which takes off that of x + mix), a hidden unit is
+//   max(0, (H f + sum of weights * H u) / standard deviation + W beta + b)
+// with the u that `mix` adds up: H f never changes, and H u is the same for all Gaussians.
 struct Model {
   explicit Model(const ModelSource& source);
 
@@ -84,15 +92,23 @@ struct Model {
   int d_model;
   int n_head;
   int hidden_width;
-  AlignedBuffer<float> features;   // [tiles, d_model, 32]
-  AlignedBuffer<float> canonical;  // [tiles, 59, 32]
+  std::vector<std::uint32_t> order;    // [tiles * 32]: whose slot it is; n and above are nobody's
+  AlignedBuffer<float> features;       // [tiles, d_model, 32]
+  AlignedBuffer<float> canonical;      // [tiles, 59, 32]
+  // Either is made when it is first asked for.
+  const float* static_hidden() const;  // [tiles, padded rows of the first FFN, 32]: H f
+  PackedTiles packed() const;
   TokenNetwork tokens;
 
   struct Layer {
     FoldSource fold;
     std::vector<float> norm1_gamma, norm1_beta, norm2_gamma, norm2_beta;
-    PackedWeights ffn_hidden, ffn_out;
-    QuantizedWeights<std::int16_t> rounded_ffn_hidden, rounded_ffn_out;
+    // Either hidden layer: of the first layer W beta + b (padded), of the others W and b.
+    std::vector<float> normalized_bias;
+    PackedWeights ffn_hidden;
+    QuantizedWeights<std::int16_t> rounded_ffn_hidden;
+    PackedWeights ffn_out;
+    QuantizedWeights<std::int16_t> rounded_ffn_out;
   };
   std::vector<Layer> layers;
   struct Head {
@@ -102,11 +118,21 @@ struct Model {
   Head heads[kHeads];
   template <class Integer>
   struct RoundedHead {
+    ForecastWeights forecast;
     QuantizedWeights<Integer> hidden, out;
-    IntegerHead<Integer> view() const { return {hidden.view(), out.view()}; }
+    IntegerHead<Integer> view() const { return {forecast.view(), hidden.view(), out.view()}; }
   };
   RoundedHead<std::int16_t> rounded_means_head;
   RoundedHead<std::int8_t> rounded_heads[kHeads];  // [0] stays empty
+
+ private:
+  // Rows of the first hidden layer, padded with zeros.
+  int first_width() const { return padded_rows(layers.front().fold.normalized_hidden.out); }
+
+  mutable std::once_flag has_static_hidden_, has_packed_;
+  mutable AlignedBuffer<float> static_hidden_;
+  mutable AlignedBuffer<std::int16_t> packed_halves_;
+  mutable AlignedBuffer<float> packed_floats_;
 };
 
 }  // namespace gt::cpu

@@ -32,7 +32,9 @@ inline void activate(float* rows) {
   }
 }
 
-inline void write_attributes(const float* rows, int first, int valid, const AttributeArrays& out) {
+// Lane i is Gaussian whose[i].
+inline void write_attributes(const float* rows, const std::uint32_t* whose, int valid,
+                             const AttributeArrays& out) {
   struct Target {
     float* base;
     int width;
@@ -44,11 +46,9 @@ inline void write_attributes(const float* rows, int first, int valid, const Attr
                             {out.opacities, 1, 10},
                             {out.sh, 48, 11}};
   for (const Target& target : targets) {
-    float* base = target.base + static_cast<std::ptrdiff_t>(first) * target.width;
     for (int i = 0; i < valid; ++i) {
-      for (int k = 0; k < target.width; ++k) {
-        base[i * target.width + k] = rows[(target.row + k) * kTileGaussians + i];
-      }
+      float* to = target.base + static_cast<std::ptrdiff_t>(whose[i]) * target.width;
+      for (int k = 0; k < target.width; ++k) to[k] = rows[(target.row + k) * kTileGaussians + i];
     }
   }
 }
@@ -116,16 +116,17 @@ inline void project_rows(const float* rows, int first, int valid, const View& vi
   for (int i = 0; i < kTileGaussians; ++i) {
     const bool is_drawn = i < valid && drawn[i] != 0 && rect[0][i] <= rect[2][i] &&
                           rect[1][i] <= rect[3][i];
+    const int to = first + i;
     if (!is_drawn) {
-      out.keys[first + i] = kNotDrawn;
+      out.keys[to] = kNotDrawn;
       continue;
     }
-    std::memcpy(&out.keys[first + i], &fields[9][i], sizeof out.keys[0]);
+    std::memcpy(&out.keys[to], &fields[9][i], sizeof out.keys[0]);
     const auto tile = [&](int side) { return static_cast<std::int16_t>(rect[side][i] / kTilePixels); };
-    out.rects[first + i] = {tile(0), tile(1), tile(2), tile(3)};
-    out.splats[first + i] = {fields[0][i],  fields[1][i], fields[2][i], fields[3][i], fields[4][i],
-                             fields[5][i],  fields[6][i], fields[7][i], fields[8][i], fields[9][i],
-                             fields[10][i], fields[11][i], fields[12][i]};
+    out.rects[to] = {tile(0), tile(1), tile(2), tile(3)};
+    out.splats[to] = {fields[0][i], fields[1][i], fields[2][i], fields[3][i],  fields[4][i],
+                      fields[5][i], fields[6][i], fields[7][i], fields[8][i],  fields[9][i],
+                      fields[10][i], fields[11][i], fields[12][i]};
   }
 }
 

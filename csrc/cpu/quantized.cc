@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 namespace gt::cpu {
@@ -27,6 +28,10 @@ float row_scale(const float* weight, int cols) {
   return static_cast<float>(scale);
 }
 
+std::size_t area(int rows, int cols) {
+  return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
+}
+
 constexpr std::size_t kBlockBytes = kBlockOutputs * kBlockColumns;
 
 // The bytes of W[r][c], the highest in the first plane.
@@ -46,27 +51,55 @@ void put_in_block(Integer integer, int r, int c, int blocks_per_row, std::uint8_
 template <class Integer>
 QuantizedWeights<Integer>::QuantizedWeights(const float* weight, const float* bias, int rows, int cols)
     : rows_(rows),
+      cols_(cols),
       groups_((cols + kPerGroup<Integer> - 1) / kPerGroup<Integer>),
-      panels_(static_cast<std::size_t>(padded_rows(rows)) * static_cast<std::size_t>(groups_) *
-              kPerGroup<Integer>),
-      byte_blocks_(static_cast<std::size_t>(output_blocks(rows)) *
-                   static_cast<std::size_t>(column_blocks(cols)) * kBlockBytes * sizeof(Integer)),
-      scales_(static_cast<std::size_t>(padded_rows(rows))),
-      bias_(static_cast<std::size_t>(padded_rows(rows))) {
+      by_row_(area(rows + 1, groups_ * kPerGroup<Integer>)),
+      by_column_(area(cols + 1, padded_rows(rows)) + kColumnTail),
+      byte_blocks_(area(output_blocks(rows), column_blocks(cols)) * kBlockBytes * sizeof(Integer)),
+      scales_(static_cast<std::size_t>(padded_rows(rows + 1))),
+      bias_(static_cast<std::size_t>(padded_rows(rows + 1))) {
   for (int r = 0; r < rows; ++r) {
     const float* row = weight + static_cast<std::ptrdiff_t>(r) * cols;
-    const int first = r / kPanelRows * kPanelRows;
-    const int panel_rows = padded_rows(rows) - first >= kPanelRows ? kPanelRows : kHalfPanelRows;
-    Integer* panel = panels_.data() + static_cast<std::ptrdiff_t>(first) * groups_ * kPerGroup<Integer>;
     const float scale = row_scale<Integer>(row, cols);
     for (int c = 0; c < cols; ++c) {
-      const int group = c / kPerGroup<Integer>;
-      const int at = (group * panel_rows + r - first) * kPerGroup<Integer> + c % kPerGroup<Integer>;
-      if (scale > 0.0f) panel[at] = static_cast<Integer>(std::lrint(row[c] / scale));
-      put_in_block(panel[at], r, c, column_blocks(cols), byte_blocks_.data());
+      const Integer integer = scale > 0.0f ? static_cast<Integer>(std::lrint(row[c] / scale)) : Integer{0};
+      by_row_[area(r, groups_ * kPerGroup<Integer>) + static_cast<std::size_t>(c)] = integer;
+      by_column_[area(c, padded_rows(rows)) + static_cast<std::size_t>(r)] = integer;
+      put_in_block(integer, r, c, column_blocks(cols), byte_blocks_.data());
     }
     scales_[static_cast<std::size_t>(r)] = scale;
     if (bias != nullptr) bias_[static_cast<std::size_t>(r)] = bias[r];
+  }
+}
+
+ForecastWeights::ForecastWeights(const float* weight, const float* bias, int units, int cols,
+                                 float deviations)
+    : units_((units + kForecastUnits - 1) / kForecastUnits * kForecastUnits) {
+  const QuantizedWeights<std::int8_t> rounded(weight, bias, units, cols);
+  const IntegerMatrix<std::int8_t> integers = rounded.view();
+  groups_ = integers.groups;
+  words_.resize(area(units_, groups_));
+  scales_.resize(static_cast<std::size_t>(units_));
+  bias_.resize(static_cast<std::size_t>(units_));
+  reach_.resize(static_cast<std::size_t>(units_));
+  for (int u = 0; u < units_; ++u) {
+    const std::size_t unit = static_cast<std::size_t>(u);
+    bias_[unit] = -1.0f;
+    if (u >= units) continue;
+    for (int g = 0; g < groups_; ++g) {
+      const std::int8_t* four = integers.by_row + area(u, groups_ * 4) + g * 4;
+      std::uint32_t& word = words_[area(u / kForecastUnits * groups_ + g, kForecastUnits) +
+                                   static_cast<std::size_t>(u % kForecastUnits)];
+      std::memcpy(&word, four, sizeof word);
+    }
+    double squares = 0.0;
+    for (int c = 0; c < cols; ++c) {
+      const double w = weight[area(u, cols) + static_cast<std::size_t>(c)];
+      squares += w * w;
+    }
+    scales_[unit] = integers.scales[u];
+    bias_[unit] = integers.bias[u];
+    reach_[unit] = deviations * static_cast<float>(std::sqrt(squares / cols));
   }
 }
 

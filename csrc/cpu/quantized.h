@@ -1,5 +1,5 @@
-// Weight matrices rounded to integers for the "fast" precision, in the layout that
-// integer_products.inl and tile_products.inl read.
+// Weight matrices rounded to integers for the "fast" precision, in the layouts that
+// integer_products.inl, hidden_units.inl and tile_products.inl read.
 #pragma once
 
 #include <type_traits>
@@ -19,16 +19,40 @@ class QuantizedWeights {
   QuantizedWeights(const float* weight, const float* bias, int rows, int cols);
 
   IntegerMatrix<Integer> view() const {
-    return {panels_.data(), byte_blocks_.data(), scales_.data(), bias_.data(), rows_, groups_};
+    return {by_row_.data(), by_column_.data(), byte_blocks_.data(), scales_.data(), bias_.data(), rows_,
+            cols_, groups_};
   }
 
  private:
   int rows_ = 0;
+  int cols_ = 0;
   int groups_ = 0;
-  AlignedBuffer<Integer> panels_;
+  AlignedBuffer<Integer> by_row_;
+  AlignedBuffer<Integer> by_column_;
   AlignedBuffer<std::uint8_t> byte_blocks_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<float> bias_;
+};
+
+// The first layer of a head, as hidden_units.inl looks ahead with it.
+class ForecastWeights {
+ public:
+  ForecastWeights() = default;
+  // weight row-major [units, cols]; bias [units] or nullptr. `deviations`: how many standard deviations
+  // a unit is given.
+  ForecastWeights(const float* weight, const float* bias, int units, int cols, float deviations);
+
+  UnitForecast view() const {
+    return {words_.data(), scales_.data(), bias_.data(), reach_.data(), units_, groups_};
+  }
+
+ private:
+  int units_ = 0;
+  int groups_ = 0;
+  AlignedBuffer<std::uint32_t> words_;
+  AlignedBuffer<float> scales_;
+  AlignedBuffer<float> bias_;
+  AlignedBuffer<float> reach_;
 };
 
 }  // namespace gt::cpu

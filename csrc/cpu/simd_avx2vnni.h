@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "interleave.h"
 #include "simd_avx2.h"
 
 namespace gt {
@@ -53,7 +54,27 @@ inline VecI dot_add(VecI sum, VecI a, VecI w) {
   return sum;
 }
 
-constexpr int kHalfBlockRows = 4;  // of a half panel, at once
+// Integers as floats.
+inline VecF load_integers(const std::int16_t* p) {
+  return VecF(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+}
+inline float sum_lanes(VecF a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// Appends the numbers of the lanes that are set, the first lane being `first`; returns how many.
+inline int append_lanes(VecMask lanes, std::uint32_t first, std::uint32_t* out) {
+  int size = 0;
+  for (unsigned bits = lane_bits(lanes); bits != 0; bits &= bits - 1) {
+    out[size++] = first + static_cast<std::uint32_t>(__builtin_ctz(bits));
+  }
+  return size;
+}
+
+// Rows at once: of a list, for all lanes of a tile; and of outputs that are left over.
+constexpr int kListRows = 2;
+constexpr int kHalfBlockRows = 4;
 
 }  // namespace
 }  // namespace gt

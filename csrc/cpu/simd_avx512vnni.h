@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "interleave.h"
 #include "simd_avx512.h"
 
 namespace gt {
@@ -58,7 +59,24 @@ inline VecI dot_add(VecI sum, VecI a, VecI w) {
   return sum;
 }
 
-constexpr int kHalfBlockRows = 4;  // of a half panel, at once
+// Integers as floats.
+inline VecF load_integers(const std::int16_t* p) {
+  return VecF(_mm512_cvtepi32_ps(
+      _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
+}
+inline float sum_lanes(VecF a) { return _mm512_reduce_add_ps(a.v); }
+// Appends the numbers of the lanes that are set, the first lane being `first`; returns how many. Writes
+// 16 values.
+inline int append_lanes(VecMask lanes, std::uint32_t first, std::uint32_t* out) {
+  const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i numbers = _mm512_add_epi32(count, _mm512_set1_epi32(static_cast<int>(first)));
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(lanes.m, numbers));
+  return __builtin_popcount(lanes.m);
+}
+
+// Rows at once: of a list, for all lanes of a tile; and of outputs that are left over.
+constexpr int kListRows = 8;
+constexpr int kHalfBlockRows = 4;
 
 }  // namespace
 }  // namespace gt

@@ -37,8 +37,8 @@ SplatArrays Splatter::reserve(int n_gaussians) {
   return arrays();
 }
 
-void Splatter::bin(const View& view) {
-  lists_.build(arrays(), n_slots_, tiles_across(view.width), tiles_across(view.height));
+void Splatter::bin(const View& view, const std::uint32_t* order) {
+  lists_.build(arrays(), n_slots_, order, tiles_across(view.width), tiles_across(view.height));
 }
 
 // A single layer is shown as it is; a cross-fade costs one pass over the picture.

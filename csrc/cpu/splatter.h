@@ -53,9 +53,8 @@ class Splatter {
   // Makes room for n Gaussians; the arrays are valid until the next call.
   SplatArrays reserve(int n_gaussians);
 
-  // Depth order and tile lists of the splats just projected. Throws std::runtime_error when the lists
-  // would be absurdly long.
-  void bin(const View& view);
+  // Depth order and tile lists of the splats just projected; see TileLists::build.
+  void bin(const View& view, const std::uint32_t* order);
   void blend(const View& view, const RasterParams& raster, const Target& target);
 
  private:

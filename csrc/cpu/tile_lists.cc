@@ -75,7 +75,7 @@ void TileLists::gather(const SplatArrays& splats, int n_slots) {
   });
 }
 
-// Least-significant-digit radix sort, stable, so that equal depths stay in index order. The bits of a
+// Least-significant-digit radix sort, stable, so that equal depths stay in the order of their slots. The bits of a
 // positive float order like the float; a head's depths share their leading bits, which saves a pass.
 void TileLists::sort() {
   const auto n = static_cast<std::uint32_t>(entries_.size());
@@ -104,9 +104,38 @@ void TileLists::sort() {
   }
 }
 
-void TileLists::build(const SplatArrays& splats, int n_slots, int tiles_x, int tiles_y) {
+// Runs of equal keys into the order of their Gaussians: each range those inside it, then the few that
+// lie across two.
+void TileLists::settle_equal_keys(const std::uint32_t* order) {
+  const auto n = static_cast<std::uint32_t>(entries_.size());
+  const auto settle = [&](std::uint32_t begin, std::uint32_t end) {
+    std::sort(entries_.begin() + begin, entries_.begin() + end,
+              [order](const Entry& a, const Entry& b) { return order[a.slot] < order[b.slot]; });
+  };
+  const auto is_same = [&](std::uint32_t i) { return entries_[i].key == entries_[i - 1].key; };
+  each_range(n, [&](Range& range, std::uint32_t begin, std::uint32_t end) {
+    range.end = end;
+    std::uint32_t run = begin;
+    for (std::uint32_t i = begin + 1; i <= end; ++i) {
+      if (i < end && is_same(i)) continue;
+      if (i - run > 1) settle(run, i);
+      run = i;
+    }
+  });
+  for (const Range& range : ranges_) {
+    std::uint32_t begin = range.end;
+    std::uint32_t end = begin;
+    while (begin > 0 && begin < n && is_same(begin)) --begin;
+    while (end > 0 && end < n && is_same(end)) ++end;
+    if (end - begin > 1) settle(begin, end);
+  }
+}
+
+void TileLists::build(const SplatArrays& splats, int n_slots, const std::uint32_t* order, int tiles_x,
+                      int tiles_y) {
   gather(splats, n_slots);
   sort();
+  if (order != nullptr) settle_equal_keys(order);
   const auto n = static_cast<std::uint32_t>(entries_.size());
   const std::size_t tiles = static_cast<std::size_t>(tiles_x) * static_cast<std::size_t>(tiles_y);
   // Counting marks the corners of each rectangle, and sums over rows and columns give the counts: no

@@ -16,8 +16,10 @@ class TileLists {
  public:
   explicit TileLists(Context& context) : context_(context), ranges_(static_cast<std::size_t>(context.threads())) {}
 
-  // Throws std::runtime_error when the lists would be absurdly long.
-  void build(const SplatArrays& splats, int n_slots, int tiles_x, int tiles_y);
+  // `order` is the Gaussian of each slot, which settles equal depths; nullptr: the slot itself. Throws
+  // std::runtime_error when the lists would be absurdly long.
+  void build(const SplatArrays& splats, int n_slots, const std::uint32_t* order, int tiles_x,
+             int tiles_y);
 
   // [tiles + 1] into splats().
   const std::uint32_t* offsets() const { return offsets_.data(); }
@@ -33,6 +35,7 @@ class TileLists {
   struct Range {
     std::uint32_t first_key, last_key;
     std::uint32_t size;
+    std::uint32_t end;  // of its part of the entries
     std::uint64_t reached;
     std::vector<std::uint32_t> counts;  // of buckets, then of tiles; turned into positions
   };
@@ -40,6 +43,7 @@ class TileLists {
   void each_range(std::uint32_t size, const Body& body);
   void gather(const SplatArrays& splats, int n_slots);
   void sort();
+  void settle_equal_keys(const std::uint32_t* order);
   void turn_counts_into_positions(std::size_t buckets);
 
   Context& context_;

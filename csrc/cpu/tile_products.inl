@@ -8,6 +8,8 @@
 // into 32 bits (quantized.cc sees to it), so its remainder modulo 2^32 is the sum itself.
 #pragma once
 
+#include <cstring>
+
 #include "integer_products.inl"
 
 namespace gt::cpu {
@@ -104,37 +106,80 @@ inline VecI whole_sum(const BlockSums& sums, int at, std::int16_t) {
          load(sums.low + at);
 }
 
+// Rows stay where their units are: leaving some out would save less than putting weights together costs.
 struct TileMultiply {
+  template <class Integer>
+  static int hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x, std::uint32_t* units,
+                    int size, const HiddenRows& out) {
+    for (int i = 0; i < kTileGaussians; ++i) out.largest[i] = 0.0f;
+    std::memset(out.rows, 0, static_cast<std::size_t>(W.rows) * kTileGaussians * sizeof(float));
+    const int columns = column_blocks(W.cols);
+    BlockSums sums;
+    int block = -1;
+    for (int i = 0; i < size; ++i) {
+      const int unit = static_cast<int>(units[i]);
+      if (unit / kBlockOutputs != block) {
+        block = unit / kBlockOutputs;
+        sum_block(block_weights(W, block), x.words, columns, Integer{}, sums);
+      }
+      for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
+        const int in_block = unit % kBlockOutputs * kTileGaussians + lane;
+        const VecF value = vmax(dequantize(whole_sum(sums, in_block, Integer{}), load(x.step + lane),
+                                           W.scales[unit], W.bias[unit]),
+                                VecF(0.0f));
+        store(out.largest + lane, vmax(load(out.largest + lane), value));
+        store(out.rows + unit * kTileGaussians + lane, value);
+      }
+    }
+    return W.rows;
+  }
+
+  // Keeps all rows.
+  class Keeper {
+   public:
+    Keeper(float* rows, std::uint32_t*) : rows_(rows) {}
+    void put(int v, VecF value) { store(rows_ + size_ * kTileGaussians + v * VecF::kLanes, value); }
+    void end_row(std::uint32_t) { ++size_; }
+    int finish(float* largest) const {
+      largest_magnitudes(rows_, size_, largest);
+      return size_;
+    }
+
+   private:
+    float* rows_;
+    int size_ = 0;
+  };
+
   static void round_to_16(const float* x, int rows, const float* largest, std::uint32_t* words,
                           RoundedRows& out) {
     round_to_planes(x, rows, largest, words, out);
   }
 
-  template <Epilogue epilogue, class Integer>
-  static void matmul(const IntegerMatrix<Integer>& W, const RoundedRows& x, const float* add,
-                     float* largest, float* out) {
-    if (epilogue == Epilogue::kRelu) {
-      for (int i = 0; i < kTileGaussians; ++i) largest[i] = 0.0f;
-    }
-    const int columns = column_blocks(W.groups * kPerGroup<Integer>);
-    const std::uint8_t* weights = W.byte_blocks;
+  // All columns, which is what `hidden` and Keeper leave.
+  template <class Integer>
+  static void outputs(const IntegerMatrix<Integer>& W, const RoundedRows& x, std::uint32_t*, int,
+                      void*, const float* add, float* out) {
+    const int columns = column_blocks(W.cols);
     BlockSums sums;
     for (int row = 0; row < W.rows; row += kBlockOutputs) {
-      sum_block(weights, x.words, columns, Integer{}, sums);
+      sum_block(block_weights(W, row / kBlockOutputs), x.words, columns, Integer{}, sums);
       const int rows = W.rows - row < kBlockOutputs ? W.rows - row : kBlockOutputs;
       for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
-        const VecF unit = load(x.step + lane);
-        VecF top = epilogue == Epilogue::kRelu ? load(largest + lane) : VecF(0.0f);
         for (int r = 0; r < rows; ++r) {
           const int at = (row + r) * kTileGaussians + lane;
-          const float* add_at = epilogue == Epilogue::kAdd ? add + at : nullptr;
-          finish_row<epilogue>(whole_sum(sums, r * kTileGaussians + lane, Integer{}), unit,
-                               W.scales[row + r], W.bias[row + r], add_at, top, out + at);
+          const VecI sum = whole_sum(sums, r * kTileGaussians + lane, Integer{});
+          const VecF value = dequantize(sum, load(x.step + lane), W.scales[row + r], W.bias[row + r]);
+          store(out + at, load(add + at) + value);
         }
-        if (epilogue == Epilogue::kRelu) store(largest + lane, top);
       }
-      weights += static_cast<std::ptrdiff_t>(columns) * kBlockBytes * sizeof(Integer);
     }
+  }
+
+ private:
+  template <class Integer>
+  static const std::uint8_t* block_weights(const IntegerMatrix<Integer>& W, int block) {
+    return W.byte_blocks + static_cast<std::ptrdiff_t>(block) * column_blocks(W.cols) * kBlockBytes *
+                               static_cast<std::ptrdiff_t>(sizeof(Integer));
   }
 };
 

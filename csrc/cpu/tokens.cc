@@ -180,6 +180,21 @@ void fold_layer(const FoldSource& source, int d_model, int n_head, const std::ve
       folded.scores.bias(row) = constant;
     }
   }
+  const TransposedLinear& hidden = source.normalized_hidden;
+  if (hidden.out == 0) return;
+  if (folded.hidden_mix.rows() != hidden.out) folded.hidden_mix = PackedWeights(hidden.out, rows);
+  // Once for each column of mix, and for its bias.
+  Values column(static_cast<std::size_t>(d_model), 0.0f, &arena);
+  for (int c = 0; c <= rows; ++c) {
+    for (int d = 0; d < d_model; ++d) {
+      column[static_cast<std::size_t>(d)] = c < rows ? folded.mix.at(d, c) : folded.mix.bias(d);
+    }
+    const Values product = apply(hidden, column.data(), arena);
+    for (int r = 0; r < hidden.out; ++r) {
+      float& to = c < rows ? folded.hidden_mix.at(r, c) : folded.hidden_mix.bias(r);
+      to = product[static_cast<std::size_t>(r)];
+    }
+  }
 }
 
 }  // namespace gt::cpu

@@ -30,6 +30,7 @@ void compute_tokens(const Model& model, const FrameInput& input, Arena& arena,
 struct FoldedLayer {
   PackedWeights scores;
   PackedWeights mix;
+  PackedWeights hidden_mix;  // of the first layer [rows of its FFN, 4 n_head]: H mix (model.h)
 };
 void fold_layer(const FoldSource& source, int d_model, int n_head, const std::vector<float>& tokens,
                 Arena& arena, FoldedLayer& folded);

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -46,13 +47,10 @@ std::string describe(const Case& c, const char* type) {
          (c.is_extreme ? ", extreme" : "");
 }
 
-// W[r][c] as it was rounded, from the panels.
+// W[r][c] as it was rounded.
 template <class Integer>
 Integer weight_at(const IntegerMatrix<Integer>& W, int r, int c) {
-  const int first = r / kPanelRows * kPanelRows;
-  const int panel_rows = padded_rows(W.rows) - first >= kPanelRows ? kPanelRows : kHalfPanelRows;
-  const int in_panel = (c / kPerGroup<Integer> * panel_rows + r - first) * kPerGroup<Integer>;
-  return W.panels[first * W.groups * kPerGroup<Integer> + in_panel + c % kPerGroup<Integer>];
+  return W.by_row[r * W.groups * kPerGroup<Integer> + c];
 }
 
 // Input c of a Gaussian as round_to_bytes and round_to_halves lay it out.
@@ -127,19 +125,38 @@ void check(const Case& c, std::mt19937& random) {
     fail(name + ": the sums are not as large as they can be");
   }
   poison();
-  TileMultiply::matmul<Epilogue::kAdd>(W, by_tiles, add.data(), nullptr, found.data());
+  const std::size_t units = static_cast<std::size_t>(std::max(c.rows, c.cols) + kPanelRows + kTileGaussians);
+  std::vector<std::uint32_t> listed(units), kept(units);
+  const auto list_all = [&](int size) { std::iota(listed.begin(), listed.begin() + size, 0u); };
+  AlignedBuffer<float> scratch(static_cast<std::size_t>((padded_rows(c.rows) + kAttributeBufferRows) *
+                                                        (c.cols + kPanelRows)));
+  list_all(c.cols);
+  TileMultiply::outputs(W, by_tiles, listed.data(), c.cols, scratch.data(), add.data(), found.data());
   if (std::memcmp(wanted.data(), found.data(), bytes) != 0) fail(name + ": not the sums of 64 bits");
-  LaneMultiply::matmul<Epilogue::kAdd>(W, by_lanes, add.data(), nullptr, wanted.data());
+  LaneMultiply::outputs(W, by_lanes, listed.data(), c.cols, scratch.data(), add.data(), wanted.data());
   if (std::memcmp(wanted.data(), found.data(), bytes) != 0) fail(name + ": not the sums of lanes");
 
+  // Hidden rows: of all units, and of some. Lanes keep rows together, tiles where they were.
   alignas(64) float largest_wanted[kTileGaussians];
   alignas(64) float largest_found[kTileGaussians];
-  poison();
-  LaneMultiply::matmul<Epilogue::kRelu>(W, by_lanes, nullptr, largest_wanted, wanted.data());
-  TileMultiply::matmul<Epilogue::kRelu>(W, by_tiles, nullptr, largest_found, found.data());
-  if (std::memcmp(wanted.data(), found.data(), bytes) != 0) fail(name + ", relu: not those of lanes");
-  if (std::memcmp(largest_wanted, largest_found, sizeof largest_found) != 0) {
-    fail(name + ", relu: not the largest of lanes");
+  AlignedBuffer<float> together(out_size + 2 * kTileGaussians);
+  for (const int step : {1, 3}) {
+    std::memset(wanted.data(), 0, out_size * sizeof(float));
+    poison();
+    int size = 0;
+    for (int r = 0; r < c.rows; r += step) listed[static_cast<std::size_t>(size++)] = static_cast<std::uint32_t>(r);
+    const int rows = LaneMultiply::hidden(W, by_lanes, listed.data(), size,
+                                          {together.data(), kept.data(), largest_wanted});
+    for (int k = 0; k < rows; ++k) {
+      const std::uint32_t unit = kept[static_cast<std::size_t>(k)];
+      if (unit % static_cast<std::uint32_t>(step) != 0) fail(name + ", hidden: a unit that was not listed");
+      std::copy_n(together.data() + k * kTileGaussians, kTileGaussians, wanted.data() + unit * kTileGaussians);
+    }
+    TileMultiply::hidden(W, by_tiles, listed.data(), size, {found.data(), kept.data(), largest_found});
+    if (std::memcmp(wanted.data(), found.data(), bytes) != 0) fail(name + ", hidden: not those of lanes");
+    if (std::memcmp(largest_wanted, largest_found, sizeof largest_found) != 0) {
+      fail(name + ", hidden: not the largest of lanes");
+    }
   }
 }
 

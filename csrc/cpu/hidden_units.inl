@@ -1,0 +1,119 @@
+// Hidden units that are zero need not be computed, and in a trained head most are: its offsets are
+// small, and only a few units are above zero for any one Gaussian. Neighbours agree on which.
+//
+// Behind a ReLU, a unit that is zero for all of a tile is left out of the product that follows it:
+// nothing changes. In front of it, units are looked up beforehand: one is left out where it is below
+// zero at the tile's centre, by more than it could be expected to change up to the Gaussian that is
+// farthest away from there. Along a random direction of d dimensions a unit w changes by |w| / sqrt(d) per distance
+// (one standard deviation); how many of these are granted is in the weights (ForecastWeights).
+#pragma once
+
+#include "deform_kernels.inl"
+
+namespace gt::cpu {
+namespace {
+
+// A tile's state as its centre and the largest distance from it.
+class Spread {
+ public:
+  // x [rows, 32], none of it negative. `centre`: room for `rows` floats, and as many bytes.
+  Spread(const float* x, int rows, float* centre) : rows_(rows), bytes_(reinterpret_cast<std::uint8_t*>(centre)) {
+    VecF squares[kVectors];
+    for (VecF& s : squares) s = VecF(0.0f);
+    float largest = 0.0f;
+    for (int r = 0; r < rows; ++r) {
+      VecF sum(0.0f);
+      for (int v = 0; v < kVectors; ++v) sum = sum + load(x + r * kTileGaussians + v * VecF::kLanes);
+      centre[r] = sum_lanes(sum) * (1.0f / kTileGaussians);
+      largest = centre[r] > largest ? centre[r] : largest;
+      for (int v = 0; v < kVectors; ++v) {
+        const VecF d = load(x + r * kTileGaussians + v * VecF::kLanes) - VecF(centre[r]);
+        squares[v] = fma(d, d, squares[v]);
+      }
+    }
+    for (int v = 1; v < kVectors; ++v) squares[0] = vmax(squares[0], squares[v]);
+    alignas(64) float lanes[VecF::kLanes];
+    store(lanes, vsqrt(squares[0]));
+    for (const float distance : lanes) radius_ = distance > radius_ ? distance : radius_;
+    // To bytes in place: four to a word, and the last word is filled up.
+    step_ = largest * (1.0f / 255.0f);
+    const float per_unit = largest > 0.0f ? 255.0f / largest : 0.0f;
+    for (int r = 0; r < rows; r += VecF::kLanes) {
+      store_bytes(bytes_ + r, fma(load(centre + r), VecF(per_unit), VecF(0.5f)));
+    }
+    for (int r = rows; r % 4 != 0; ++r) bytes_[r] = 0;
+  }
+
+  // Lists the units that may be above zero; returns how many. Several vectors of units at once: one
+  // sum would wait for itself.
+  int likely_units(const UnitForecast& forecast, std::uint32_t* units) const {
+    constexpr int kAtOnce = kForecastUnits / VecF::kLanes;
+    const VecF step(step_), radius(radius_);
+    const float* const scales = forecast.scales;
+    const float* const bias = forecast.bias;
+    const float* const reach = forecast.reach;
+    const std::uint32_t* words = forecast.words;
+    std::uint32_t* end = units;
+    for (int first = 0; first < forecast.units; first += kForecastUnits) {
+      VecI sum[kAtOnce];
+      for (VecI& s : sum) s = VecI(0);
+      for (int g = 0; g < forecast.groups; ++g, words += kForecastUnits) {
+        const VecI centre = broadcast_word(bytes_ + 4 * g);
+        for (int i = 0; i < kAtOnce; ++i) {
+          sum[i] = dot_add<std::int8_t>(sum[i], centre, load(words + i * VecF::kLanes));
+        }
+      }
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int u = first + i * VecF::kLanes;
+        const VecF at_centre = fma(to_float(sum[i]), step * load(scales + u), load(bias + u));
+        const VecMask is_likely = fma(radius, load(reach + u), at_centre) > VecF(0.0f);
+        end += append_lanes(is_likely, static_cast<std::uint32_t>(u), end);
+      }
+    }
+    return static_cast<int>(end - units);
+  }
+
+ private:
+  static constexpr int kVectors = kTileGaussians / VecF::kLanes;
+  int rows_;
+  std::uint8_t* bytes_;
+  float step_ = 0.0f;
+  float radius_ = 0.0f;
+};
+
+// Takes rows [32] one after the other, none of them below zero anywhere, and keeps those that are above it
+// somewhere: together, with whose they are.
+class RowKeeper {
+ public:
+  RowKeeper(float* rows, std::uint32_t* kept) : next_(rows), kept_(kept), end_(kept) {
+    for (VecF& t : top_) t = VecF(0.0f);
+  }
+  // Vector v of a row; the last decides on it.
+  void put(int v, VecF value) {
+    highest_ = v == 0 ? value : vmax(highest_, value);
+    top_[v] = vmax(top_[v], value);
+    store(next_ + v * VecF::kLanes, value);
+  }
+  void end_row(std::uint32_t unit) {
+    *end_ = unit;
+    const int is_kept = any(highest_ > VecF(0.0f)) ? 1 : 0;
+    end_ += is_kept;
+    next_ += is_kept * kTileGaussians;
+  }
+  // The largest of each lane [32]; returns how many rows were kept.
+  int finish(float* largest) const {
+    for (int v = 0; v < kVectors; ++v) store(largest + v * VecF::kLanes, top_[v]);
+    return static_cast<int>(end_ - kept_);
+  }
+  static constexpr int kVectors = kTileGaussians / VecF::kLanes;
+
+ private:
+  VecF top_[kVectors];
+  VecF highest_;
+  float* next_;
+  std::uint32_t* kept_;
+  std::uint32_t* end_;
+};
+
+}  // namespace
+}  // namespace gt::cpu
