@@ -1,4 +1,5 @@
-"""Vector helpers of every instruction set: stated error bounds, and culling that loses nothing."""
+"""Vector helpers of every instruction set: stated error bounds, culling that loses nothing, and the
+hidden units that are left out because they are zero."""
 
 from __future__ import annotations
 
@@ -11,22 +12,19 @@ import pytest
 from gt_infer import _native
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "tests" / "native" / "simd_check.cc"
+NATIVE = ROOT / "tests" / "native"
 FLAGS = {  # as CMakeLists.txt has them
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
     "avx2": ["-mavx2", "-mfma"],
     "portable": [],
 }
+FLAGS["avx512vnni"] = [*FLAGS["avx512"], "-mavx512vnni"]
+FLAGS["avx2vnni"] = [*FLAGS["avx2"], "-mavxvnni"]
 
 
-@pytest.mark.parametrize("isa", FLAGS)
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
 def test_vector_helpers(isa: str, tmp_path: Path) -> None:
-    if isa not in _native.available_isas():
-        pytest.skip(f"this machine or build has no {isa}")
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    figures = measured(compiler, isa, SOURCE, tmp_path)
+    figures = measured("simd_check", isa, tmp_path)
     assert figures["exp2"] < 3e-7  # simd_math.h states these
     assert figures["exp"] < 2e-7
     assert figures["log"] < 2e-7
@@ -37,12 +35,33 @@ def test_vector_helpers(isa: str, tmp_path: Path) -> None:
     assert figures["blocks_listed"] < 1.2 * figures["blocks_drawn"]
 
 
-def measured(compiler: str, isa: str, source: Path, folder: Path) -> dict[str, float]:
-    program = folder / "simd_check"
+@pytest.mark.parametrize("isa", ["avx512vnni", "avx2vnni"])
+def test_hidden_units_that_are_left_out(isa: str, tmp_path: Path) -> None:
+    """Against every unit of every Gaussian in float64."""
+    figures = measured("hidden_units_check", isa, tmp_path)
+    # With as many standard deviations as |w| is long, the limit holds for any Gaussian.
+    assert figures["above_zero"] > 5_000
+    assert figures["above_zero_but_left_out_by_the_bound"] == 0
+    # With three, next to nothing is missed (units are of order 1), and most of what is zero left out.
+    assert figures["missed"] <= 1e-3 * figures["above_zero"]
+    assert figures["worst_miss"] < 0.3
+    assert figures["left_out"] > 0.6 * figures["zero_for_a_tile"]
+    assert figures["keeper_wrong"] == 0
+    assert figures["columns_wrong"] == 0
+
+
+def measured(name: str, isa: str, folder: Path) -> dict[str, float]:
+    """What tests/native/<name>.cc prints for an instruction set."""
+    if isa not in _native.available_isas():
+        pytest.skip(f"this machine or build has no {isa}")
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    program = folder / name
     includes = ["-I", str(ROOT / "csrc" / "include"), "-I", str(ROOT / "csrc" / "cpu")]
     options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-math-errno", *FLAGS[isa], *includes]
     header = f'-DGT_SIMD_HEADER="simd_{isa}.h"'
-    command = [compiler, *options, header, "-w", str(source), "-o", str(program)]
-    subprocess.run(command, check=True)
+    sources = [str(NATIVE / f"{name}.cc"), str(ROOT / "csrc" / "cpu" / "quantized.cc")]
+    subprocess.run([compiler, *options, header, "-w", *sources, "-o", str(program)], check=True)
     out = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     return {name: float(value) for name, value in map(str.split, out.splitlines())}

@@ -90,7 +90,9 @@ def test_fast_products_stay_close_to_the_reference(isa: str, shape: str) -> None
     for name, limit in FAST_ERROR.items():
         error = rms(getattr(got, name) - getattr(want, name))
         offset = rms(getattr(want, name) - getattr(resting, name))
-        assert error <= limit * offset + FAST_REST.get(name, 2e-6), f"{name}: {error:.2g} of {offset:.2g}"
+        assert error <= limit * offset + FAST_REST.get(name, 2e-6), (
+            f"{name}: {error:.2g} of {offset:.2g}"
+        )
 
 
 def fast_attributes(isa: str) -> Any:

@@ -60,6 +60,8 @@ HEADS: dict[str, Avatar] = {
     "needles": changed(log_scales=(0.0, -80.0, -80.0)),
     "discs": changed(log_scales=(0.0, 0.0, -80.0)),
     "equal depths": changed(means=MEANS @ np.diag([0.0, 0.0, 0.0])),
+    # The order of the file, not the one in which an engine keeps them.
+    "equal depths, side by side": changed(means=MEANS @ np.diag([0.4, 0.4, 0.0])),
     "means to 3e3": changed(means=1e3 * MEANS),
     "means to 3e6": changed(means=1e6 * MEANS),
     "means to 3e18": changed(means=1e18 * MEANS),
