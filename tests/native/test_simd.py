@@ -42,7 +42,7 @@ def test_hidden_units_that_are_left_out(isa: str, tmp_path: Path) -> None:
     # With as many standard deviations as |w| is long, the limit holds for any Gaussian.
     assert figures["above_zero"] > 5_000
     assert figures["above_zero_but_left_out_by_the_bound"] == 0
-    # With three, next to nothing is missed (units are of order 1), and most of what is zero left out.
+    # With three, next to nothing is missed (units are of order 1), most zeros left out.
     assert figures["missed"] <= 1e-3 * figures["above_zero"]
     assert figures["worst_miss"] < 0.3
     assert figures["left_out"] > 0.6 * figures["zero_for_a_tile"]
