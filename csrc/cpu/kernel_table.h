@@ -93,7 +93,7 @@ struct LayerWeights {
   const float* norm2_gamma;
   const float* norm2_beta;
   IntegerMatrix<std::int16_t> rounded_ffn_hidden;
-  // The second is there (has rows), or the first; only the first layer has the second.
+  // The second is there (has rows), or the first; only a single layer has the second.
   IntegerMatrix<std::int16_t> rounded_ffn_out;
   IntegerMatrix<std::int8_t> compensated_ffn_out;
 };

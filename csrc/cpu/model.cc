@@ -287,7 +287,8 @@ Model::Model(const ModelSource& source)
       packed.rounded_ffn_hidden = round_linear<std::int16_t>(layer.ffn_hidden);
     }
     packed.ffn_out = pack_linear(layer.ffn_out);
-    if (layers.empty() && layer.ffn_out.in <= kWidestCompensated) {
+    // Not in front of another layer, which might amplify what is left of the errors.
+    if (source.layers.size() == 1 && layer.ffn_out.in <= kWidestCompensated) {
       const LinearSource& out = layer.ffn_out;
       packed.compensated_ffn_out = {out.weight, out.bias, out.out, out.in,
                                     compensation_factors(hidden_gram(layer, features, n_tiles), out.in)};

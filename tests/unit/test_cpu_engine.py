@@ -69,7 +69,7 @@ def test_deform_matches_reference(isa: str, shape: str) -> None:
 # Of the offset that a head adds, root mean square. In these random networks, whose weights and
 # states are not small where it matters as trained ones are, 8-bit products leave 0.01 to 0.04. The
 # means head has 14 bits; the 8 of the FFN before it leave up to 0.003.
-FAST_ERROR = {"means": 4e-3, "scales": 0.05, "quats": 0.05, "opacities": 0.05, "sh": 0.05}
+FAST_ERROR = {"means": 4e-3, "scales": 0.04, "quats": 0.04, "opacities": 0.04, "sh": 0.04}
 # What the canonical attributes lose: spherical harmonics are stored in 16 bits.
 FAST_REST = {"sh": 1e-5}
 FAST_ISA = ("amx", "avx512vnni", "avx2vnni")
