@@ -2,10 +2,10 @@
 // small, and only a few units are above zero for any one Gaussian. Neighbours agree on which.
 //
 // Behind a ReLU, a unit that is zero for all of a tile is left out of the product that follows it:
-// nothing changes. In front of it, units are looked up beforehand: one is left out where it is below
-// zero at the tile's centre, by more than it could be expected to change up to the Gaussian that is
-// farthest away from there. Along a random direction of d dimensions a unit w changes by |w| / sqrt(d) per distance
-// (one standard deviation); how many of these are granted is in the weights (ForecastWeights).
+// nothing changes. In front of it, a unit is left out where it is below zero at the tile's centre, by
+// more than it is expected to change on the way to the Gaussian that is farthest from there. Along a
+// random direction of d dimensions a unit with weights w changes by |w| / sqrt(d) per distance, one
+// standard deviation; how many of these are granted is in the weights (ForecastWeights).
 #pragma once
 
 #include "deform_kernels.inl"
@@ -17,7 +17,7 @@ namespace {
 class Spread {
  public:
   // x [rows, 32], none of it negative. `centre`: room for `rows` floats, and as many bytes.
-  Spread(const float* x, int rows, float* centre) : rows_(rows), bytes_(reinterpret_cast<std::uint8_t*>(centre)) {
+  Spread(const float* x, int rows, float* centre) : bytes_(reinterpret_cast<std::uint8_t*>(centre)) {
     VecF squares[kVectors];
     for (VecF& s : squares) s = VecF(0.0f);
     float largest = 0.0f;
@@ -75,7 +75,6 @@ class Spread {
 
  private:
   static constexpr int kVectors = kTileGaussians / VecF::kLanes;
-  int rows_;
   std::uint8_t* bytes_;
   float step_ = 0.0f;
   float radius_ = 0.0f;

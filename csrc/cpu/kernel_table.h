@@ -122,7 +122,7 @@ struct PackedTiles {
   }
 
   const std::int16_t* halves;  // [tiles, d_model + first_width + 48, 32]
-  const float* floats;         // [tiles, 3 + 11, 32]: one step for each of the three, then the exact rows
+  const float* floats;         // [tiles, 3 + 11, 32]: a step for each of the three, then the exact rows
 };
 
 // Activated attributes, one row per Gaussian; means == nullptr: not wanted.
