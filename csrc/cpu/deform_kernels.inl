@@ -144,6 +144,7 @@ struct TileRows {
   float* centre;
   std::uint32_t* likely;
   std::uint32_t* kept;
+  std::uint32_t* groups;
 
  private:
   TileRows(const TileLayout& layout, float* scratch)
@@ -157,7 +158,8 @@ struct TileRows {
         weights(scratch + layout.weights * kTileGaussians),
         centre(scratch + layout.centre * kTileGaussians),
         likely(words(scratch + layout.likely * kTileGaussians)),
-        kept(words(scratch + layout.kept * kTileGaussians)) {}
+        kept(words(scratch + layout.kept * kTileGaussians)),
+        groups(words(scratch + layout.groups * kTileGaussians)) {}
 
   static std::uint32_t* words(float* at) { return reinterpret_cast<std::uint32_t*>(at); }
 };

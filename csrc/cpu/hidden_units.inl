@@ -13,36 +13,49 @@
 namespace gt::cpu {
 namespace {
 
-// A tile's state as its centre and the largest distance from it.
-class Spread {
+// A tile's state max(x, 0), as the first layers of the heads take it: as rows, and as its centre and the
+// largest distance from it.
+class State {
  public:
-  // x [rows, 32], none of it negative. `centre`: room for `rows` floats, and as many bytes.
-  Spread(const float* x, int rows, float* centre) : bytes_(reinterpret_cast<std::uint8_t*>(centre)) {
-    VecF squares[kVectors];
-    for (VecF& s : squares) s = VecF(0.0f);
-    float largest = 0.0f;
+  // x [rows, 32]; row r of the state is made of row order[r] of x, and goes to `out`. `centre`: room for
+  // `rows` floats, and as many bytes.
+  State(const float* x, const std::uint32_t* order, int rows, float* out, float* centre)
+      : bytes_(reinterpret_cast<std::uint8_t*>(centre)) {
+    VecF squares[kVectors], top[kVectors];
+    for (int v = 0; v < kVectors; ++v) squares[v] = top[v] = VecF(0.0f);
+    float highest = 0.0f;
     for (int r = 0; r < rows; ++r) {
+      const float* from = x + order[r] * kTileGaussians;
+      VecF value[kVectors];
       VecF sum(0.0f);
-      for (int v = 0; v < kVectors; ++v) sum = sum + load(x + r * kTileGaussians + v * VecF::kLanes);
-      centre[r] = sum_lanes(sum) * (1.0f / kTileGaussians);
-      largest = centre[r] > largest ? centre[r] : largest;
       for (int v = 0; v < kVectors; ++v) {
-        const VecF d = load(x + r * kTileGaussians + v * VecF::kLanes) - VecF(centre[r]);
+        value[v] = vmax(load(from + v * VecF::kLanes), VecF(0.0f));
+        store(out + r * kTileGaussians + v * VecF::kLanes, value[v]);
+        top[v] = vmax(top[v], value[v]);
+        sum = sum + value[v];
+      }
+      centre[r] = sum_lanes(sum) * (1.0f / kTileGaussians);
+      highest = centre[r] > highest ? centre[r] : highest;
+      for (int v = 0; v < kVectors; ++v) {
+        const VecF d = value[v] - VecF(centre[r]);
         squares[v] = fma(d, d, squares[v]);
       }
     }
+    for (int v = 0; v < kVectors; ++v) store(largest + v * VecF::kLanes, top[v]);
     for (int v = 1; v < kVectors; ++v) squares[0] = vmax(squares[0], squares[v]);
     alignas(64) float lanes[VecF::kLanes];
     store(lanes, vsqrt(squares[0]));
     for (const float distance : lanes) radius_ = distance > radius_ ? distance : radius_;
     // To bytes in place: four to a word, and the last word is filled up.
-    step_ = largest * (1.0f / 255.0f);
-    const float per_unit = largest > 0.0f ? 255.0f / largest : 0.0f;
+    step_ = highest * (1.0f / 255.0f);
+    const float per_unit = highest > 0.0f ? 255.0f / highest : 0.0f;
     for (int r = 0; r < rows; r += VecF::kLanes) {
       store_bytes(bytes_ + r, fma(load(centre + r), VecF(per_unit), VecF(0.5f)));
     }
     for (int r = rows; r % 4 != 0; ++r) bytes_[r] = 0;
   }
+
+  alignas(64) float largest[kTileGaussians];  // of each lane
 
   // Lists the units that may be above zero; returns how many. Several vectors of units at once: one
   // sum would wait for itself.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "compensation.h"
 #include "gaussian_order.h"
@@ -52,9 +53,27 @@ QuantizedWeights<Integer> round_linear(const LinearSource& source) {
 // (hidden_units.inl). What was measured is in docs/performance.md.
 constexpr float kDeviations[kHeads] = {3.5f, 3.0f, 3.0f, 3.0f, 1.0f};
 
+// A channel is gamma n + beta with n of mean 0 and variance 1.
+std::vector<std::uint32_t> order_channels(const LayerSource& last) {
+  std::vector<std::uint32_t> order(static_cast<std::size_t>(last.ffn_out.out));
+  std::iota(order.begin(), order.end(), 0u);
+  const auto height = [&last](std::uint32_t channel) {
+    return last.norm2_beta[channel] / std::max(std::fabs(last.norm2_gamma[channel]), 1e-20f);
+  };
+  std::stable_sort(order.begin(), order.end(),
+                   [&height](std::uint32_t a, std::uint32_t b) { return height(a) < height(b); });
+  return order;
+}
+
 template <class Integer>
-Model::RoundedHead<Integer> round_head(const ModelSource::Head& head, float deviations) {
-  const LinearSource& hidden = head.hidden;
+Model::RoundedHead<Integer> round_head(const ModelSource::Head& head,
+                                       const std::vector<std::uint32_t>& order, float deviations) {
+  std::vector<float> weight(area(head.hidden.out, head.hidden.in));
+  for (std::size_t at = 0; at < weight.size(); ++at) {
+    const std::size_t column = at % order.size();
+    weight[at] = head.hidden.weight[at - column + order[column]];
+  }
+  const LinearSource hidden{weight.data(), head.hidden.bias, head.hidden.out, head.hidden.in};
   return {{hidden.weight, hidden.bias, hidden.out, hidden.in, deviations},
           round_linear<Integer>(hidden),
           round_linear<Integer>(head.out)};
@@ -82,7 +101,7 @@ void sample_level(const ModelSource& source, const ModelSource::Level& level, in
   const std::size_t n_channels = static_cast<std::size_t>(channels);
   std::vector<float> product(n_channels);
   for (int slot = 0; slot < source.n_gaussians; ++slot) {
-    const std::size_t i = order[static_cast<std::size_t>(slot)];
+    const std::size_t i = order.empty() ? static_cast<std::size_t>(slot) : order[static_cast<std::size_t>(slot)];
     AxisSample axes[3];
     for (int k = 0; k < 3; ++k) {
       const float high = source.aabb[k];
@@ -241,6 +260,17 @@ void pack_rows(const float* from, int rows, std::int16_t* integers, float* step)
 
 }  // namespace
 
+AlignedBuffer<float> sample_features(const ModelSource& source, const std::vector<std::uint32_t>& order) {
+  const int n_tiles = (source.n_gaussians + kTileGaussians - 1) / kTileGaussians;
+  AlignedBuffer<float> features(area(n_tiles, source.d_model) * kTileGaussians);
+  int first_row = 0;
+  for (const ModelSource::Level& level : source.levels) {
+    sample_level(source, level, first_row, order, features);
+    first_row += source.plane_channels;
+  }
+  return features;
+}
+
 Model::Model(const ModelSource& source)
     : n_gaussians(source.n_gaussians),
       n_tiles((source.n_gaussians + kTileGaussians - 1) / kTileGaussians),
@@ -248,13 +278,8 @@ Model::Model(const ModelSource& source)
       n_head(source.n_head),
       hidden_width(0),
       order(order_slots(source)),
-      features(area(n_tiles, source.d_model) * kTileGaussians),
+      features(sample_features(source, order)),
       canonical(area(n_tiles, kAttributeRows) * kTileGaussians) {
-  int first_row = 0;
-  for (const ModelSource::Level& level : source.levels) {
-    sample_level(source, level, first_row, order, features);
-    first_row += source.plane_channels;
-  }
   pack_canonical(source, order, canonical);
 
   tokens.audio_conv = transpose_all(source.audio_conv, 3);
@@ -298,15 +323,16 @@ Model::Model(const ModelSource& source)
     hidden_width = std::max(hidden_width, layer.ffn_hidden.out);
     layers.push_back(std::move(packed));
   }
+  state_order = order_channels(source.layers.back());
   for (int h = 0; h < kHeads; ++h) {
     heads[h].is_present = source.heads[h].is_present;
     if (!heads[h].is_present) continue;
     heads[h].hidden = pack_linear(source.heads[h].hidden);
     heads[h].out = pack_linear(source.heads[h].out);
     if (h == 0) {
-      rounded_means_head = round_head<std::int16_t>(source.heads[h], kDeviations[h]);
+      rounded_means_head = round_head<std::int16_t>(source.heads[h], state_order, kDeviations[h]);
     } else {
-      rounded_heads[h] = round_head<std::int8_t>(source.heads[h], kDeviations[h]);
+      rounded_heads[h] = round_head<std::int8_t>(source.heads[h], state_order, kDeviations[h]);
     }
     hidden_width = std::max(hidden_width, heads[h].hidden.rows());
   }

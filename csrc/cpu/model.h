@@ -56,6 +56,10 @@ struct ModelSource {
   Head heads[kHeads];
 };
 
+// The static features [tiles, d_model, 32] (MODEL section 2, step 1), slot s being Gaussian order[s]; slots
+// past the last Gaussian are zero. An empty order is the Gaussians' own.
+AlignedBuffer<float> sample_features(const ModelSource& source, const std::vector<std::uint32_t>& order);
+
 // A linear map or convolution with its weight transposed, so that the inner loop runs over outputs.
 struct TransposedLinear {
   std::vector<float> weight;  // [in (* 3), out]
@@ -124,6 +128,10 @@ struct Model {
     QuantizedWeights<Integer> hidden, out;
     IntegerHead<Integer> view() const { return {forecast.view(), hidden.view(), out.view()}; }
   };
+  // Channels of the last state from the one least likely to be above zero (by its norm2) to the most: as
+  // neighbours, those that are zero for all of a tile can be left out together. Rounded heads take them
+  // in this order.
+  std::vector<std::uint32_t> state_order;
   RoundedHead<std::int16_t> rounded_means_head;
   RoundedHead<std::int8_t> rounded_heads[kHeads];  // [0] stays empty
 

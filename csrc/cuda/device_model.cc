@@ -251,9 +251,9 @@ DeviceModel::DeviceModel(int device, const cpu::ModelSource& source, Products pr
 
   const int padded_n = (n_gaussians_ + kBlockGaussians - 1) / kBlockGaussians * kBlockGaussians;
   {
-    const cpu::Model model(source);  // samples the tri-plane
+    const cpu::AlignedBuffer<float> features = cpu::sample_features(source, {});
     std::vector<uint4> high, low;
-    pack_features(model.features.data(), n_gaussians_, padded_n, d_model_, padded_d, is_split, high, low);
+    pack_features(features.data(), n_gaussians_, padded_n, d_model_, padded_d, is_split, high, low);
     b.features_high = DeviceBuffer<uint4>(high);
     b.features_low = DeviceBuffer<uint4>(low);
   }

@@ -65,17 +65,19 @@ void forecast() {
   const ForecastWeights sure = weights(8.2f);
   const ForecastWeights likely = weights(3.0f);
   AlignedBuffer<float> x(kWidth * kTileGaussians);
-  AlignedBuffer<float> centre(kWidth + kForecastUnits);
+  AlignedBuffer<float> centre(kWidth + kForecastUnits), rows(x.size());
+  std::vector<std::uint32_t> order(kWidth);
+  for (int k = 0; k < kWidth; ++k) order[static_cast<std::size_t>(k)] = static_cast<std::uint32_t>(k);
   std::vector<std::uint32_t> units(kUnits + kForecastUnits);
   long above = 0, beyond = 0, missed = 0, left_out = 0, zero = 0;
   double worst = 0.0;
   for (int tile = 0; tile < kTiles; ++tile) {
     const bool towards = tile % 2 == 1;
     make_tile(random, layer, towards, x.data());
-    const Spread spread(x.data(), kWidth, centre.data());
+    const State state(x.data(), order.data(), kWidth, rows.data(), centre.data());
     const auto list = [&](const ForecastWeights& forecast) {
       std::vector<bool> is_listed(kUnits);
-      const int size = spread.likely_units(forecast.view(), units.data());
+      const int size = state.likely_units(forecast.view(), units.data());
       for (int i = 0; i < size; ++i) is_listed[units[static_cast<std::size_t>(i)]] = true;
       return is_listed;
     };
