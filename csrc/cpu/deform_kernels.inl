@@ -111,7 +111,6 @@ class Upcoming {
     int left;
     int portion;
   };
-  Upcoming(const Stream& first, const Stream& second) : streams_{first, second, Stream(&kNothing, 0, 0)} {}
   Upcoming(const Stream& first, const Stream& second, const Stream& third)
       : streams_{first, second, third} {}
 
@@ -123,7 +122,6 @@ class Upcoming {
  private:
   static constexpr int kPortions = 10;  // that even a network of one layer asks for
   static constexpr int kLine = 64;
-  static constexpr char kNothing = 0;
   Stream streams_[3];
 };
 
@@ -171,10 +169,8 @@ struct FloatProducts {
             {job.static_hidden, job.first_width(), tile},
             {job.canonical, kAttributeRows, tile}};
   }
-  // The features [d_model, 32], and rows.attributes = canonical.
-  static const float* load_tile(const DeformJob& job, std::int32_t tile, const TileRows& rows) {
-    constexpr int kSize = kAttributeRows * kTileGaussians;
-    std::memcpy(rows.attributes, job.canonical + std::ptrdiff_t{tile} * kSize, kSize * sizeof(float));
+  // The features [d_model, 32].
+  static const float* load_features(const DeformJob& job, std::int32_t tile, const TileRows&) {
     return job.features + std::ptrdiff_t{tile} * job.d_model * kTileGaussians;
   }
   // rows.state_b = rows.state_a + ffn(rows.state_a), the first layer's by way of what its norm1 divided
@@ -227,7 +223,9 @@ void deform_tiles(const DeformJob& job, std::int32_t begin, std::int32_t end, fl
     const std::uint32_t* whose = job.order + first;
     // Past the last tile there is nothing to fetch: then this one, which is here already.
     Upcoming upcoming = Products::upcoming(job, tile + 1 < job.n_tiles ? tile + 1 : tile);
-    const float* x = Products::load_tile(job, tile, rows);
+    const float* x = Products::load_features(job, tile, rows);
+    constexpr int kAttributes = kAttributeRows * kTileGaussians;
+    std::memcpy(rows.attributes, job.canonical + std::ptrdiff_t{tile} * kAttributes, kAttributes * sizeof(float));
     for (std::int32_t l = 0; l < job.n_layers; ++l) {
       const LayerWeights& layer = job.layers[l];
       matmul(layer.scores, x, Store{rows.attention});

@@ -46,8 +46,7 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
                   folded_[l].hidden_mix.view(),    layer.normalized_bias.data(),
                   layer.ffn_hidden.view(),         layer.ffn_out.view(),
                   layer.norm2_gamma.data(),        layer.norm2_beta.data(),
-                  layer.rounded_ffn_hidden.view(), layer.rounded_ffn_out.view(),
-                  layer.compensated_ffn_out.view()};
+                  layer.rounded_ffn_hidden.view(), layer.rounded_ffn_out.view()};
   }
   DeformJob job{};
   job.n_gaussians = model.n_gaussians;
@@ -62,8 +61,8 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
   } else {
     job.features = model.features.data();
     job.static_hidden = model.static_hidden();
-    job.canonical = model.canonical.data();
   }
+  job.canonical = model.canonical.data();
   job.layers = layers_.data();
   job.state_order = model.state_order.data();
   for (int h = 0; h < kHeads; ++h) {

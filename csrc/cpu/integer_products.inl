@@ -3,8 +3,7 @@
 // (once, per row) and of inputs (per Gaussian, to its own largest value).
 //
 // Which width where was measured (docs/performance.md): an error of the positions can swap two
-// Gaussians in depth, so what leads to them has 13 to 16 bits, or eight with compensated errors; the other
-// heads have eight.
+// Gaussians in depth, so all that leads to them has 13 to 16 bits; the other heads have eight.
 #pragma once
 
 #include "hidden_units.inl"
@@ -253,26 +252,28 @@ struct LaneMultiply {
 template <class Multiply>
 struct RoundedProducts {
   static Upcoming upcoming(const DeformJob& job, std::int32_t tile) {
-    return {{job.packed.halves, rows_of_halves(job), tile},
-            {job.packed.floats, PackedTiles::kFloatRows, tile}};
+    return {{job.packed.rows, job.d_model + job.first_width(), tile},
+            {job.packed.steps, PackedTiles::kSteps, tile},
+            {job.canonical, kAttributeRows, tile}};
   }
 
-  static const float* load_tile(const DeformJob& job, std::int32_t tile, const TileRows& rows) {
-    const std::int16_t* halves = tile_halves(job, tile);
-    const float* floats = tile_floats(job, tile);
-    unpack(halves, job.d_model, floats, rows.state_b);
-    constexpr int kExact = PackedTiles::kExactRows * kTileGaussians;
-    std::memcpy(rows.attributes, floats + PackedTiles::kSteps * kTileGaussians, kExact * sizeof(float));
-    unpack(halves + (job.d_model + job.first_width()) * kTileGaussians,
-           kAttributeRows - PackedTiles::kExactRows, floats + 2 * kTileGaussians, rows.attributes + kExact);
+  static const float* load_features(const DeformJob& job, std::int32_t tile, const TileRows& rows) {
+    const std::int16_t* packed = packed_rows(job, tile);
+    const float* step = packed_steps(job, tile);
+    for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
+      const VecF unit = load(step + lane);
+      for (int at = lane; at < job.d_model * kTileGaussians; at += kTileGaussians) {
+        store(rows.state_b + at, load_integers(packed + at) * unit);
+      }
+    }
     return rows.state_b;
   }
 
   static void first_ffn(const DeformJob& job, std::int32_t tile, const TileRows& rows,
                         const float* inverse_std) {
     const LayerWeights& layer = job.layers[0];
-    const std::int16_t* hidden = tile_halves(job, tile) + job.d_model * kTileGaussians;
-    const float* step = tile_floats(job, tile) + kTileGaussians;
+    const std::int16_t* hidden = packed_rows(job, tile) + job.d_model * kTileGaussians;
+    const float* step = packed_steps(job, tile) + kTileGaussians;
     const float* bias = layer.normalized_bias;
     constexpr int kLast = kTileGaussians - VecF::kLanes;
     typename Multiply::Keeper keeper(rows.hidden, rows.kept);
@@ -332,34 +333,16 @@ struct RoundedProducts {
 
  private:
   static void ffn_out(const LayerWeights& layer, const TileRows& rows, int kept, const float* largest) {
-    const auto run = [&](const auto& W, auto round) {
-      RoundedRows x;
-      round(rows.hidden, kept, largest, rows.hidden_words, x);
-      Multiply::outputs(W, x, rows.kept, kept, rows.weights, rows.state_a, rows.state_b);
-    };
-    if (layer.compensated_ffn_out.rows > 0) {
-      run(layer.compensated_ffn_out, round_to_bytes);
-    } else {
-      run(layer.rounded_ffn_out, Multiply::round_to_16);
-    }
+    RoundedRows x;
+    Multiply::round_to_16(rows.hidden, kept, largest, rows.hidden_words, x);
+    Multiply::outputs(layer.rounded_ffn_out, x, rows.kept, kept, rows.weights, rows.state_a, rows.state_b);
   }
 
-  static int rows_of_halves(const DeformJob& job) {
-    return PackedTiles::rows_of_halves(job.d_model, job.first_width());
+  static const std::int16_t* packed_rows(const DeformJob& job, std::int32_t tile) {
+    return job.packed.rows + std::ptrdiff_t{tile} * (job.d_model + job.first_width()) * kTileGaussians;
   }
-  static const std::int16_t* tile_halves(const DeformJob& job, std::int32_t tile) {
-    return job.packed.halves + std::ptrdiff_t{tile} * rows_of_halves(job) * kTileGaussians;
-  }
-  static const float* tile_floats(const DeformJob& job, std::int32_t tile) {
-    return job.packed.floats + std::ptrdiff_t{tile} * PackedTiles::kFloatRows * kTileGaussians;
-  }
-  static void unpack(const std::int16_t* integers, int rows, const float* step, float* out) {
-    for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
-      const VecF unit = load(step + lane);
-      for (int at = lane; at < rows * kTileGaussians; at += kTileGaussians) {
-        store(out + at, load_integers(integers + at) * unit);
-      }
-    }
+  static const float* packed_steps(const DeformJob& job, std::int32_t tile) {
+    return job.packed.steps + std::ptrdiff_t{tile} * PackedTiles::kSteps * kTileGaussians;
   }
 };
 

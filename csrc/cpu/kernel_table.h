@@ -93,9 +93,7 @@ struct LayerWeights {
   const float* norm2_gamma;
   const float* norm2_beta;
   IntegerMatrix<std::int16_t> rounded_ffn_hidden;
-  // The second is there (has rows), or the first; only a single layer has the second.
   IntegerMatrix<std::int16_t> rounded_ffn_out;
-  IntegerMatrix<std::int8_t> compensated_ffn_out;
 };
 
 struct HeadWeights {
@@ -111,18 +109,12 @@ struct IntegerHead {
   IntegerMatrix<Integer> out;
 };
 
-// What never changes of a tile, in half the memory, which is what its kernels wait for: features, H f
-// (model.h) and spherical harmonics as integers, the other attributes as they are.
+// What the first layer needs of a tile, in half the memory, which is what its kernels wait for: features
+// and H f (model.h), as integers with a step for each Gaussian.
 struct PackedTiles {
-  static constexpr int kExactRows = 11;
-  static constexpr int kSteps = 3;
-  static constexpr int kFloatRows = kSteps + kExactRows;
-  static constexpr int rows_of_halves(int d_model, int first_width) {
-    return d_model + first_width + kAttributeRows - kExactRows;
-  }
-
-  const std::int16_t* halves;  // [tiles, d_model + first_width + 48, 32]
-  const float* floats;         // [tiles, 3 + 11, 32]: a step for each of the three, then the exact rows
+  static constexpr int kSteps = 2;
+  const std::int16_t* rows;  // [tiles, d_model + first_width, 32]
+  const float* steps;        // [tiles, 2, 32]
 };
 
 // Activated attributes, one row per Gaussian; means == nullptr: not wanted.
@@ -169,11 +161,11 @@ struct DeformJob {
   std::int32_t n_layers;
   std::int32_t hidden_width;  // the widest of all hidden layers
   const std::uint32_t* order;  // [tiles * 32]: the Gaussian of each slot
-  // Either the first three or the last; rows of attributes are raw and in the heads' order.
+  // Either the first two or the third.
   const float* features;       // [tiles, d_model, 32]
   const float* static_hidden;  // [tiles, first_width(), 32]
-  const float* canonical;      // [tiles, 59, 32]
   PackedTiles packed;
+  const float* canonical;      // [tiles, 59, 32] raw attributes, rows in the heads' order
   int first_width() const { return padded_rows(layers[0].hidden_mix.rows); }
   const LayerWeights* layers;
   const std::uint32_t* state_order;  // [d_model]: channels as the rounded heads take them

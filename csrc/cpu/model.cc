@@ -5,7 +5,6 @@
 #include <limits>
 #include <numeric>
 
-#include "compensation.h"
 #include "gaussian_order.h"
 #include "gt/triplane.h"
 
@@ -192,46 +191,6 @@ std::vector<float> normalized_bias(const LayerSource& layer) {
   return bias;
 }
 
-// Hidden layers wider than this would take seconds to compensate.
-constexpr int kWidestCompensated = 256;
-constexpr int kGramTiles = 32;
-
-// What the first FFN's hidden layer looks like, as the sum of h h^T over about a thousand Gaussians, without
-// tokens: they move it little.
-std::vector<double> hidden_gram(const LayerSource& layer, const AlignedBuffer<float>& features, int n_tiles) {
-  const int d = layer.ffn_hidden.in;
-  const int width = layer.ffn_hidden.out;
-  std::vector<double> gram(area(width, width)), x(static_cast<std::size_t>(d));
-  std::vector<double> hidden(static_cast<std::size_t>(width));
-  const int step = std::max(1, n_tiles / kGramTiles);
-  for (int slot = 0; slot < n_tiles * kTileGaussians; ++slot) {
-    if (slot / kTileGaussians % step != 0) continue;
-    const float* feature = features.data() + area(slot / kTileGaussians, d) * kTileGaussians +
-                           slot % kTileGaussians;
-    double mean = 0.0, variance = 0.0;
-    for (int k = 0; k < d; ++k) mean += double{feature[k * kTileGaussians]} / d;
-    for (int k = 0; k < d; ++k) variance += std::pow(double{feature[k * kTileGaussians]} - mean, 2) / d;
-    if (variance == 0.0) continue;
-    for (int k = 0; k < d; ++k) {
-      const double normal = (double{feature[k * kTileGaussians]} - mean) / std::sqrt(variance);
-      x[static_cast<std::size_t>(k)] = normal * double{layer.norm1_gamma[k]} + double{layer.norm1_beta[k]};
-    }
-    for (int u = 0; u < width; ++u) {
-      double sum = layer.ffn_hidden.bias != nullptr ? double{layer.ffn_hidden.bias[u]} : 0.0;
-      const float* weight = layer.ffn_hidden.weight + area(u, d);
-      for (int k = 0; k < d; ++k) sum += double{weight[k]} * x[static_cast<std::size_t>(k)];
-      hidden[static_cast<std::size_t>(u)] = std::max(sum, 0.0);
-    }
-    for (int u = 0; u < width; ++u) {
-      const double at_u = hidden[static_cast<std::size_t>(u)];
-      if (at_u == 0.0) continue;
-      double* row = gram.data() + area(u, width);
-      for (int v = 0; v < width; ++v) row[v] += at_u * hidden[static_cast<std::size_t>(v)];
-    }
-  }
-  return gram;
-}
-
 // Rows of 32 Gaussians: out [linear.out, 32] = linear x.
 void multiply_tile(const TransposedLinear& linear, const float* x, float* out) {
   for (int r = 0; r < linear.out; ++r) {
@@ -312,14 +271,7 @@ Model::Model(const ModelSource& source)
       packed.rounded_ffn_hidden = round_linear<std::int16_t>(layer.ffn_hidden);
     }
     packed.ffn_out = pack_linear(layer.ffn_out);
-    // Not in front of another layer, which might amplify what is left of the errors.
-    if (source.layers.size() == 1 && layer.ffn_out.in <= kWidestCompensated) {
-      const LinearSource& out = layer.ffn_out;
-      packed.compensated_ffn_out = {out.weight, out.bias, out.out, out.in,
-                                    compensation_factors(hidden_gram(layer, features, n_tiles), out.in)};
-    } else {
-      packed.rounded_ffn_out = round_linear<std::int16_t>(layer.ffn_out);
-    }
+    packed.rounded_ffn_out = round_linear<std::int16_t>(layer.ffn_out);
     hidden_width = std::max(hidden_width, layer.ffn_hidden.out);
     layers.push_back(std::move(packed));
   }
@@ -352,29 +304,21 @@ const float* Model::static_hidden() const {
 }
 
 PackedTiles Model::packed() const {
-  const int rows = PackedTiles::rows_of_halves(d_model, first_width());
-  std::call_once(has_packed_, [this, rows] {
-    packed_halves_.resize(area(n_tiles, rows) * kTileGaussians);
-    packed_floats_.resize(area(n_tiles, PackedTiles::kFloatRows) * kTileGaussians);
+  std::call_once(has_packed_, [this] {
+    const int rows = d_model + first_width();
+    packed_rows_.resize(area(n_tiles, rows) * kTileGaussians);
+    packed_steps_.resize(area(n_tiles, PackedTiles::kSteps) * kTileGaussians);
     std::vector<float> hidden(area(first_width(), kTileGaussians));
     for (int tile = 0; tile < n_tiles; ++tile) {
-      std::int16_t* halves = packed_halves_.data() + area(tile, rows) * kTileGaussians;
-      float* floats = packed_floats_.data() + area(tile, PackedTiles::kFloatRows) * kTileGaussians;
       const float* of_tile = features.data() + area(tile, d_model) * kTileGaussians;
-      const float* attributes = canonical.data() + area(tile, kAttributeRows) * kTileGaussians;
+      std::int16_t* packed = packed_rows_.data() + area(tile, rows) * kTileGaussians;
+      float* steps = packed_steps_.data() + area(tile, PackedTiles::kSteps) * kTileGaussians;
       multiply_tile(layers.front().fold.normalized_hidden, of_tile, hidden.data());
-      const auto pack = [&](const float* from, int count) {
-        pack_rows(from, count, halves, floats);
-        halves += count * kTileGaussians;
-        floats += kTileGaussians;
-      };
-      pack(of_tile, d_model);
-      pack(hidden.data(), first_width());
-      pack(attributes + PackedTiles::kExactRows * kTileGaussians, kAttributeRows - PackedTiles::kExactRows);
-      std::copy_n(attributes, PackedTiles::kExactRows * kTileGaussians, floats);
+      pack_rows(of_tile, d_model, packed, steps);
+      pack_rows(hidden.data(), first_width(), packed + d_model * kTileGaussians, steps + kTileGaussians);
     }
   });
-  return {packed_halves_.data(), packed_floats_.data()};
+  return {packed_rows_.data(), packed_steps_.data()};
 }
 
 }  // namespace gt::cpu

@@ -112,9 +112,7 @@ struct Model {
     PackedWeights ffn_hidden;
     QuantizedWeights<std::int16_t> rounded_ffn_hidden;
     PackedWeights ffn_out;
-    // Either: in eight bits where the errors could be compensated.
     QuantizedWeights<std::int16_t> rounded_ffn_out;
-    QuantizedWeights<std::int8_t> compensated_ffn_out;
   };
   std::vector<Layer> layers;
   struct Head {
@@ -141,8 +139,8 @@ struct Model {
 
   mutable std::once_flag has_static_hidden_, has_packed_;
   mutable AlignedBuffer<float> static_hidden_;
-  mutable AlignedBuffer<std::int16_t> packed_halves_;
-  mutable AlignedBuffer<float> packed_floats_;
+  mutable AlignedBuffer<std::int16_t> packed_rows_;
+  mutable AlignedBuffer<float> packed_steps_;
 };
 
 }  // namespace gt::cpu

@@ -32,12 +32,6 @@ std::size_t area(int rows, int cols) {
   return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
 }
 
-template <class Integer>
-Integer round_to(double value) {
-  constexpr double kLimit = std::numeric_limits<Integer>::max();
-  return static_cast<Integer>(std::lrint(std::clamp(value, -kLimit, kLimit)));
-}
-
 constexpr std::size_t kBlockBytes = kBlockOutputs * kBlockColumns;
 
 // The bytes of W[r][c], the highest in the first plane.
@@ -55,8 +49,7 @@ void put_in_block(Integer integer, int r, int c, int blocks_per_row, std::uint8_
 }  // namespace
 
 template <class Integer>
-QuantizedWeights<Integer>::QuantizedWeights(const float* weight, const float* bias, int rows, int cols,
-                                            const std::vector<double>& factors)
+QuantizedWeights<Integer>::QuantizedWeights(const float* weight, const float* bias, int rows, int cols)
     : rows_(rows),
       cols_(cols),
       groups_((cols + kPerGroup<Integer> - 1) / kPerGroup<Integer>),
@@ -66,17 +59,10 @@ QuantizedWeights<Integer>::QuantizedWeights(const float* weight, const float* bi
       scales_(static_cast<std::size_t>(padded_rows(rows + 1))),
       bias_(static_cast<std::size_t>(padded_rows(rows + 1))) {
   for (int r = 0; r < rows; ++r) {
-    const float* first = weight + static_cast<std::ptrdiff_t>(r) * cols;
-    std::vector<double> row(first, first + cols);
-    const float scale = row_scale<Integer>(first, cols);
+    const float* row = weight + static_cast<std::ptrdiff_t>(r) * cols;
+    const float scale = row_scale<Integer>(row, cols);
     for (int c = 0; c < cols; ++c) {
-      const double value = row[static_cast<std::size_t>(c)];
-      const Integer integer = scale > 0.0f ? round_to<Integer>(value / double{scale}) : Integer{0};
-      if (!factors.empty()) {
-        const double error = value - double{scale} * integer;
-        const double* factor = factors.data() + area(c, cols);
-        for (int v = c + 1; v < cols; ++v) row[static_cast<std::size_t>(v)] -= error * factor[v];
-      }
+      const Integer integer = scale > 0.0f ? static_cast<Integer>(std::lrint(row[c] / scale)) : Integer{0};
       by_row_[area(r, groups_ * kPerGroup<Integer>) + static_cast<std::size_t>(c)] = integer;
       by_column_[area(c, padded_rows(rows)) + static_cast<std::size_t>(r)] = integer;
       put_in_block(integer, r, c, column_blocks(cols), byte_blocks_.data());

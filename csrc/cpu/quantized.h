@@ -3,7 +3,6 @@
 #pragma once
 
 #include <type_traits>
-#include <vector>
 
 #include "aligned_buffer.h"
 #include "kernel_table.h"
@@ -16,9 +15,8 @@ template <class Integer>
 class QuantizedWeights {
  public:
   QuantizedWeights() = default;
-  // W row-major [rows, cols]; bias [rows] or nullptr for zero; factors from compensation.h, or none.
-  QuantizedWeights(const float* weight, const float* bias, int rows, int cols,
-                   const std::vector<double>& factors = {});
+  // W row-major [rows, cols]; bias [rows] or nullptr for zero.
+  QuantizedWeights(const float* weight, const float* bias, int rows, int cols);
 
   IntegerMatrix<Integer> view() const {
     return {by_row_.data(), by_column_.data(), byte_blocks_.data(), scales_.data(), bias_.data(), rows_,

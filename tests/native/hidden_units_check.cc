@@ -1,4 +1,4 @@
-// Which hidden units are left out, against all of them in double, and how weights are rounded; prints one line per figure.
+// Which hidden units are left out, against all of them in double; prints one line per figure.
 // test_simd.py compiles it with -DGT_SIMD_HEADER=... and the flags of that instruction set.
 #include GT_SIMD_HEADER
 #include "simd_math.h"
@@ -11,7 +11,6 @@
 #include <random>
 #include <vector>
 
-#include "compensation.h"
 #include "quantized.h"
 
 namespace {
@@ -182,55 +181,10 @@ int wrong_outputs(int rows, int cols, const Round& round) {
   return std::equal(out[0].data(), out[0].data() + size, out[1].data()) ? 0 : 1;
 }
 
-// Correlated inputs, as hidden rows are: what compensated weights leave of the error of rounded ones, on
-// inputs that the factors have not seen; and the same from a gram of nothing.
-void compensation() {
-  constexpr int kInputs = 128, kOutputs = 32, kSources = 20, kSeen = 600, kSamples = 900;
-  std::mt19937 random(6);
-  std::normal_distribution<float> normal;
-  std::vector<float> mixing(kInputs * kSources), weight(kOutputs * kInputs);
-  for (float& m : mixing) m = normal(random);
-  for (float& w : weight) w = normal(random);
-  std::vector<double> inputs(kSamples * kInputs), gram(kInputs * kInputs), nothing(kInputs * kInputs);
-  for (int s = 0; s < kSamples; ++s) {
-    double* x = inputs.data() + s * kInputs;
-    float sources[kSources];
-    for (float& source : sources) source = normal(random);
-    for (int i = 0; i < kInputs; ++i) {
-      double sum = 0.3 * normal(random);
-      for (int k = 0; k < kSources; ++k) sum += double{mixing[i * kSources + k]} * double{sources[k]};
-      x[i] = std::fmax(sum, 0.0);
-    }
-    if (s >= kSeen) continue;
-    for (int i = 0; i < kInputs; ++i) {
-      for (int j = 0; j < kInputs; ++j) gram[i * kInputs + j] += x[i] * x[j];
-    }
-  }
-  const auto error = [&](const std::vector<double>& factors) {
-    const QuantizedWeights<std::int8_t> rounded(weight.data(), nullptr, kOutputs, kInputs, factors);
-    const auto W = rounded.view();
-    double squares = 0.0;
-    for (int s = kSeen; s < kSamples; ++s) {
-      for (int r = 0; r < kOutputs; ++r) {
-        double sum = 0.0;
-        for (int i = 0; i < kInputs; ++i) {
-          const double kept = double{W.scales[r]} * W.by_row[r * W.groups * 4 + i];
-          sum += (kept - double{weight[r * kInputs + i]}) * inputs[s * kInputs + i];
-        }
-        squares += sum * sum;
-      }
-    }
-    return std::sqrt(squares);
-  };
-  std::printf("error_left %g\n", error(compensation_factors(gram, kInputs)) / error({}));
-  std::printf("error_of_nothing %g\n", error(compensation_factors(nothing, kInputs)) / error({}));
-}
-
 }  // namespace
 
 int main() {
   forecast();
-  compensation();
   keeper();
   int wrong = 0;
   for (const int rows : {1, 3, 4, 48, 64, 130}) {

@@ -48,8 +48,6 @@ def test_hidden_units_that_are_left_out(isa: str, tmp_path: Path) -> None:
     assert figures["left_out"] > 0.6 * figures["zero_for_a_tile"]
     assert figures["keeper_wrong"] == 0
     assert figures["columns_wrong"] == 0
-    assert figures["error_left"] < 0.7
-    assert figures["error_of_nothing"] == 1
 
 
 def measured(name: str, isa: str, folder: Path) -> dict[str, float]:
@@ -63,8 +61,7 @@ def measured(name: str, isa: str, folder: Path) -> dict[str, float]:
     includes = ["-I", str(ROOT / "csrc" / "include"), "-I", str(ROOT / "csrc" / "cpu")]
     options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-math-errno", *FLAGS[isa], *includes]
     header = f'-DGT_SIMD_HEADER="simd_{isa}.h"'
-    sources = [str(NATIVE / f"{name}.cc")]
-    sources += [str(ROOT / "csrc" / "cpu" / f"{part}.cc") for part in ("quantized", "compensation")]
+    sources = [str(NATIVE / f"{name}.cc"), str(ROOT / "csrc" / "cpu" / "quantized.cc")]
     subprocess.run([compiler, *options, header, "-w", *sources, "-o", str(program)], check=True)
     out = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     return {name: float(value) for name, value in map(str.split, out.splitlines())}

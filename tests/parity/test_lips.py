@@ -77,5 +77,4 @@ def test_the_lips_alone_move_as_in_the_head(shared: Path, avatar_a: Avatar) -> N
             gaussians = renderer.deform(window, 0.0, np.ones(12, np.float32))
             apertures.append(where.aperture(gaussians.means))
     assert len(alone) <= 48
-    # Weights are rounded to suit the Gaussians that there are.
-    assert apertures[0] == pytest.approx(apertures[1], rel=2e-3)
+    assert apertures[0] == apertures[1]

@@ -67,11 +67,9 @@ def test_deform_matches_reference(isa: str, shape: str) -> None:
 
 
 # Of the offset that a head adds, root mean square. In these random networks, whose weights and
-# states are not small where it matters as trained ones are, 8-bit products leave 0.01 to 0.04. The
-# means head has 14 bits; the 8 of the FFN before it leave up to 0.003.
-FAST_ERROR = {"means": 4e-3, "scales": 0.04, "quats": 0.04, "opacities": 0.04, "sh": 0.04}
-# What the canonical attributes lose: spherical harmonics are stored in 16 bits.
-FAST_REST = {"sh": 1e-5}
+# states are not small where it matters as trained ones are, 8-bit products leave 0.01 to 0.016, and
+# the 14 bits of everything that leads to positions 1e-4.
+FAST_ERROR = {"means": 3e-4, "scales": 0.025, "quats": 0.025, "opacities": 0.025, "sh": 0.025}
 FAST_ISA = ("amx", "avx512vnni", "avx2vnni")
 
 
@@ -90,9 +88,7 @@ def test_fast_products_stay_close_to_the_reference(isa: str, shape: str) -> None
     for name, limit in FAST_ERROR.items():
         error = rms(getattr(got, name) - getattr(want, name))
         offset = rms(getattr(want, name) - getattr(resting, name))
-        assert error <= limit * offset + FAST_REST.get(name, 2e-6), (
-            f"{name}: {error:.2g} of {offset:.2g}"
-        )
+        assert error <= limit * offset + 2e-6, f"{name}: {error:.2g} of {offset:.2g}"
 
 
 def fast_attributes(isa: str) -> Any:
