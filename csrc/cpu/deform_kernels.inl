@@ -142,7 +142,6 @@ struct TileRows {
   float* centre;
   std::uint32_t* likely;
   std::uint32_t* kept;
-  std::uint32_t* groups;
 
  private:
   TileRows(const TileLayout& layout, float* scratch)
@@ -156,8 +155,7 @@ struct TileRows {
         weights(scratch + layout.weights * kTileGaussians),
         centre(scratch + layout.centre * kTileGaussians),
         likely(words(scratch + layout.likely * kTileGaussians)),
-        kept(words(scratch + layout.kept * kTileGaussians)),
-        groups(words(scratch + layout.groups * kTileGaussians)) {}
+        kept(words(scratch + layout.kept * kTileGaussians)) {}
 
   static std::uint32_t* words(float* at) { return reinterpret_cast<std::uint32_t*>(at); }
 };

@@ -64,7 +64,6 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
   }
   job.canonical = model.canonical.data();
   job.layers = layers_.data();
-  job.state_order = model.state_order.data();
   for (int h = 0; h < kHeads; ++h) {
     const Model::Head& head = model.heads[h];
     job.heads[h] = {head.is_present, head.hidden.view(), head.out.view()};

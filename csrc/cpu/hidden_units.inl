@@ -17,15 +17,14 @@ namespace {
 // largest distance from it.
 class State {
  public:
-  // x [rows, 32]; row r of the state is made of row order[r] of x, and goes to `out`. `centre`: room for
-  // `rows` floats, and as many bytes.
-  State(const float* x, const std::uint32_t* order, int rows, float* out, float* centre)
+  // x [rows, 32]; the rows go to `out`. `centre`: room for `rows` floats.
+  State(const float* x, int rows, float* out, float* centre)
       : bytes_(reinterpret_cast<std::uint8_t*>(centre)) {
     VecF squares[kVectors], top[kVectors];
     for (int v = 0; v < kVectors; ++v) squares[v] = top[v] = VecF(0.0f);
     float highest = 0.0f;
     for (int r = 0; r < rows; ++r) {
-      const float* from = x + order[r] * kTileGaussians;
+      const float* from = x + r * kTileGaussians;
       VecF value[kVectors];
       VecF sum(0.0f);
       for (int v = 0; v < kVectors; ++v) {

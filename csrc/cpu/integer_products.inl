@@ -19,12 +19,6 @@ struct RoundedRows {
   alignas(64) float step[kTileGaussians];
 };
 
-// Rows of words that a product takes: those that are zero for all Gaussians are left out.
-struct Groups {
-  const std::uint32_t* list;
-  int size;
-};
-
 // largest[lane] = max |row| of the lane. Four chains, because one would wait for itself.
 inline void largest_magnitudes(const float* x, int rows, float* largest) {
   constexpr int kChains = 4;
@@ -104,35 +98,33 @@ struct LaneMultiply {
   // left. `units` has room for kListRows more.
   template <class Integer>
   [[gnu::noinline]] static int hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x,
-                                      Groups groups, std::uint32_t* units, int size,
-                                      const HiddenRows& out) {
+                                      std::uint32_t* units, int size, const HiddenRows& out) {
     for (int i = 0; i < kListRows; ++i) units[size + i] = static_cast<std::uint32_t>(W.rows);
     // Here, because the compiler takes vector stores to change what `W` points at.
     const Integer* const by_row = W.by_row;
     const float* const scales = W.scales;
     const float* const bias = W.bias;
     const std::uint32_t* const words = x.words;
-    const int stride = W.groups * kPerGroup<Integer>;
+    const int groups = W.groups;
     VecF unit[kListVectors];
     for (int v = 0; v < kListVectors; ++v) unit[v] = load(x.step + v * VecF::kLanes);
     RowKeeper keeper(out.rows, out.kept);
     for (int first = 0; first < size; first += kListRows) {
       const Integer* weights[kListRows];
       for (int r = 0; r < kListRows; ++r) {
-        weights[r] = by_row + std::ptrdiff_t{units[first + r]} * stride;
+        weights[r] = by_row + std::ptrdiff_t{units[first + r]} * groups * kPerGroup<Integer>;
       }
       VecI sum[kListRows][kListVectors];
       for (auto& of_row : sum) {
         for (VecI& s : of_row) s = VecI(0);
       }
-      for (int k = 0; k < groups.size; ++k) {
-        const std::ptrdiff_t group = groups.list[k];
+      for (int k = 0; k < groups; ++k) {
         VecI lanes[kListVectors];
         for (int v = 0; v < kListVectors; ++v) {
-          lanes[v] = load(words + group * kTileGaussians + v * VecF::kLanes);
+          lanes[v] = load(words + k * kTileGaussians + v * VecF::kLanes);
         }
         for (int r = 0; r < kListRows; ++r) {
-          const VecI w = broadcast_word(weights[r] + group * kPerGroup<Integer>);
+          const VecI w = broadcast_word(weights[r] + k * kPerGroup<Integer>);
           for (int v = 0; v < kListVectors; ++v) sum[r][v] = dot_add<Integer>(sum[r][v], lanes[v], w);
         }
       }
@@ -148,22 +140,6 @@ struct LaneMultiply {
       }
     }
     return keeper.finish(out.largest);
-  }
-
-  // The groups of `rows` rounded rows that are not zero, into `list`.
-  template <class Integer>
-  static Groups groups(const RoundedRows& x, int rows, std::uint32_t* list) {
-    const int all = (rows + kPerGroup<Integer> - 1) / kPerGroup<Integer>;
-    int size = 0;
-    for (int g = 0; g < all; ++g) {
-      VecI any_of = load(x.words + g * kTileGaussians);
-      for (int v = 1; v < kListVectors; ++v) {
-        any_of = any_of | load(x.words + g * kTileGaussians + v * VecF::kLanes);
-      }
-      list[size] = static_cast<std::uint32_t>(g);
-      size += is_zero(any_of) ? 0 : 1;
-    }
-    return {list, size};
   }
 
   // For rows that are made otherwise.
@@ -295,25 +271,23 @@ struct RoundedProducts {
     RoundedRows x;
     largest_magnitudes(rows.state_a, job.d_model, largest);
     Multiply::round_to_16(rows.state_a, job.d_model, largest, rows.state_words, x);
-    const Groups groups = Multiply::template groups<std::int16_t>(x, job.d_model, rows.groups);
     const int units = layer.rounded_ffn_hidden.rows;
     for (int u = 0; u < units; ++u) rows.likely[u] = static_cast<std::uint32_t>(u);
-    const int kept = Multiply::hidden(layer.rounded_ffn_hidden, x, groups, rows.likely, units,
+    const int kept = Multiply::hidden(layer.rounded_ffn_hidden, x, rows.likely, units,
                                       {rows.hidden, rows.kept, largest});
     ffn_out(layer, rows, kept, largest);
   }
 
   static void heads(const DeformJob& job, const float* x, const TileRows& rows, Upcoming& upcoming) {
-    const State state(x, job.state_order, job.d_model, rows.state_a, rows.centre);
+    const State state(x, job.d_model, rows.state_a, rows.centre);
     RoundedRows rounded;
-    Groups groups{};
     const auto run = [&](int h, const auto& head, auto round) {
       alignas(64) float largest[kTileGaussians];
       RoundedRows hidden;
       float* const attributes = rows.attributes + kHeadFirstRow[h] * kTileGaussians;
       upcoming.fetch();
       const int likely = state.likely_units(head.forecast, rows.likely);
-      const int kept = Multiply::hidden(head.hidden, rounded, groups, rows.likely, likely,
+      const int kept = Multiply::hidden(head.hidden, rounded, rows.likely, likely,
                                         {rows.hidden, rows.kept, largest});
       round(rows.hidden, kept, largest, rows.hidden_words, hidden);
       upcoming.fetch();
@@ -321,11 +295,9 @@ struct RoundedProducts {
     };
     if (job.heads[0].is_present) {
       Multiply::round_to_16(rows.state_a, job.d_model, state.largest, rows.state_words, rounded);
-      groups = Multiply::template groups<std::int16_t>(rounded, job.d_model, rows.groups);
       run(0, job.rounded_means_head, Multiply::round_to_16);
     }
     round_to_bytes(rows.state_a, job.d_model, state.largest, rows.state_words, rounded);
-    groups = Multiply::template groups<std::int8_t>(rounded, job.d_model, rows.groups);
     for (int h = 1; h < kHeads; ++h) {
       if (job.heads[h].is_present) run(h, job.rounded_heads[h], round_to_bytes);
     }

@@ -168,7 +168,6 @@ struct DeformJob {
   const float* canonical;      // [tiles, 59, 32] raw attributes, rows in the heads' order
   int first_width() const { return padded_rows(layers[0].hidden_mix.rows); }
   const LayerWeights* layers;
-  const std::uint32_t* state_order;  // [d_model]: channels as the rounded heads take them
   HeadWeights heads[kHeads];
   IntegerHead<std::int16_t> rounded_means_head;
   IntegerHead<std::int8_t> rounded_heads[kHeads];  // [0] unused: positions need more bits
@@ -236,7 +235,7 @@ struct TileLayout {
         attention(hidden + padded_rows(hidden_width) + kPanelRows),
         attributes(attention + padded_rows(kTokens * n_head)),
         // What integer products read: the state and a hidden layer, weights put together for the tile,
-        // and lists of units and of channels.
+        // and two lists of units.
         state_words(attributes + kAttributeBufferRows),
         hidden_words(state_words + rounded_word_rows(d_model)),
         weights(hidden_words + rounded_word_rows(hidden_width)),
@@ -245,11 +244,10 @@ struct TileLayout {
                                     kTileGaussians)),
         likely(centre + whole_rows(padded_rows(d_model) + kForecastUnits)),
         kept(likely + whole_rows(hidden_width + kForecastUnits)),
-        groups(kept + whole_rows(hidden_width + kForecastUnits)),
-        end(groups + whole_rows(padded_rows(d_model))) {}
+        end(kept + whole_rows(hidden_width + kForecastUnits)) {}
 
   int state_b, hidden, attention, attributes;
-  int state_words, hidden_words, weights, centre, likely, kept, groups, end;
+  int state_words, hidden_words, weights, centre, likely, kept, end;
 
  private:
   static constexpr int whole_rows(int floats) { return (floats + kTileGaussians - 1) / kTileGaussians; }

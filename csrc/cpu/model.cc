@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "gaussian_order.h"
 #include "gt/triplane.h"
@@ -52,27 +51,9 @@ QuantizedWeights<Integer> round_linear(const LinearSource& source) {
 // (hidden_units.inl). What was measured is in docs/performance.md.
 constexpr float kDeviations[kHeads] = {3.5f, 3.0f, 3.0f, 3.0f, 1.0f};
 
-// A channel is gamma n + beta with n of mean 0 and variance 1.
-std::vector<std::uint32_t> order_channels(const LayerSource& last) {
-  std::vector<std::uint32_t> order(static_cast<std::size_t>(last.ffn_out.out));
-  std::iota(order.begin(), order.end(), 0u);
-  const auto height = [&last](std::uint32_t channel) {
-    return last.norm2_beta[channel] / std::max(std::fabs(last.norm2_gamma[channel]), 1e-20f);
-  };
-  std::stable_sort(order.begin(), order.end(),
-                   [&height](std::uint32_t a, std::uint32_t b) { return height(a) < height(b); });
-  return order;
-}
-
 template <class Integer>
-Model::RoundedHead<Integer> round_head(const ModelSource::Head& head,
-                                       const std::vector<std::uint32_t>& order, float deviations) {
-  std::vector<float> weight(area(head.hidden.out, head.hidden.in));
-  for (std::size_t at = 0; at < weight.size(); ++at) {
-    const std::size_t column = at % order.size();
-    weight[at] = head.hidden.weight[at - column + order[column]];
-  }
-  const LinearSource hidden{weight.data(), head.hidden.bias, head.hidden.out, head.hidden.in};
+Model::RoundedHead<Integer> round_head(const ModelSource::Head& head, float deviations) {
+  const LinearSource& hidden = head.hidden;
   return {{hidden.weight, hidden.bias, hidden.out, hidden.in, deviations},
           round_linear<Integer>(hidden),
           round_linear<Integer>(head.out)};
@@ -275,16 +256,15 @@ Model::Model(const ModelSource& source)
     hidden_width = std::max(hidden_width, layer.ffn_hidden.out);
     layers.push_back(std::move(packed));
   }
-  state_order = order_channels(source.layers.back());
   for (int h = 0; h < kHeads; ++h) {
     heads[h].is_present = source.heads[h].is_present;
     if (!heads[h].is_present) continue;
     heads[h].hidden = pack_linear(source.heads[h].hidden);
     heads[h].out = pack_linear(source.heads[h].out);
     if (h == 0) {
-      rounded_means_head = round_head<std::int16_t>(source.heads[h], state_order, kDeviations[h]);
+      rounded_means_head = round_head<std::int16_t>(source.heads[h], kDeviations[h]);
     } else {
-      rounded_heads[h] = round_head<std::int8_t>(source.heads[h], state_order, kDeviations[h]);
+      rounded_heads[h] = round_head<std::int8_t>(source.heads[h], kDeviations[h]);
     }
     hidden_width = std::max(hidden_width, heads[h].hidden.rows());
   }

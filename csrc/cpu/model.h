@@ -126,10 +126,6 @@ struct Model {
     QuantizedWeights<Integer> hidden, out;
     IntegerHead<Integer> view() const { return {forecast.view(), hidden.view(), out.view()}; }
   };
-  // Channels of the last state from the one least likely to be above zero (by its norm2) to the most: as
-  // neighbours, those that are zero for all of a tile can be left out together. Rounded heads take them
-  // in this order.
-  std::vector<std::uint32_t> state_order;
   RoundedHead<std::int16_t> rounded_means_head;
   RoundedHead<std::int8_t> rounded_heads[kHeads];  // [0] stays empty
 

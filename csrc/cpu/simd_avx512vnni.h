@@ -64,7 +64,6 @@ inline VecF load_integers(const std::int16_t* p) {
   return VecF(_mm512_cvtepi32_ps(
       _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
 }
-inline bool is_zero(VecI a) { return _mm512_test_epi32_mask(a.v, a.v) == 0; }
 inline float sum_lanes(VecF a) { return _mm512_reduce_add_ps(a.v); }
 // Appends the numbers of the lanes that are set, the first lane being `first`; returns how many. Writes
 // 16 values.

@@ -109,7 +109,7 @@ inline VecI whole_sum(const BlockSums& sums, int at, std::int16_t) {
 // Rows stay where their units are: leaving some out would save less than putting weights together costs.
 struct TileMultiply {
   template <class Integer>
-  static int hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x, Groups, std::uint32_t* units,
+  static int hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x, std::uint32_t* units,
                     int size, const HiddenRows& out) {
     for (int i = 0; i < kTileGaussians; ++i) out.largest[i] = 0.0f;
     std::memset(out.rows, 0, static_cast<std::size_t>(W.rows) * kTileGaussians * sizeof(float));
@@ -132,12 +132,6 @@ struct TileMultiply {
       }
     }
     return W.rows;
-  }
-
-  // Takes all groups.
-  template <class Integer>
-  static Groups groups(const RoundedRows&, int, std::uint32_t*) {
-    return {};
   }
 
   // Keeps all rows.

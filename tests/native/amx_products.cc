@@ -139,22 +139,20 @@ void check(const Case& c, std::mt19937& random) {
   // Hidden rows: of all units, and of some. Lanes keep rows together, tiles where they were.
   alignas(64) float largest_wanted[kTileGaussians];
   alignas(64) float largest_found[kTileGaussians];
-  std::vector<std::uint32_t> group_list(units);
-  const Groups groups = LaneMultiply::groups<Integer>(by_lanes, c.cols, group_list.data());
   AlignedBuffer<float> together(out_size + 2 * kTileGaussians);
   for (const int step : {1, 3}) {
     std::memset(wanted.data(), 0, out_size * sizeof(float));
     poison();
     int size = 0;
     for (int r = 0; r < c.rows; r += step) listed[static_cast<std::size_t>(size++)] = static_cast<std::uint32_t>(r);
-    const int rows = LaneMultiply::hidden(W, by_lanes, groups, listed.data(), size,
+    const int rows = LaneMultiply::hidden(W, by_lanes, listed.data(), size,
                                           {together.data(), kept.data(), largest_wanted});
     for (int k = 0; k < rows; ++k) {
       const std::uint32_t unit = kept[static_cast<std::size_t>(k)];
       if (unit % static_cast<std::uint32_t>(step) != 0) fail(name + ", hidden: a unit that was not listed");
       std::copy_n(together.data() + k * kTileGaussians, kTileGaussians, wanted.data() + unit * kTileGaussians);
     }
-    TileMultiply::hidden(W, by_tiles, Groups{}, listed.data(), size, {found.data(), kept.data(), largest_found});
+    TileMultiply::hidden(W, by_tiles, listed.data(), size, {found.data(), kept.data(), largest_found});
     if (std::memcmp(wanted.data(), found.data(), bytes) != 0) fail(name + ", hidden: not those of lanes");
     if (std::memcmp(largest_wanted, largest_found, sizeof largest_found) != 0) {
       fail(name + ", hidden: not the largest of lanes");

@@ -65,15 +65,13 @@ void forecast() {
   const ForecastWeights likely = weights(3.0f);
   AlignedBuffer<float> x(kWidth * kTileGaussians);
   AlignedBuffer<float> centre(kWidth + kForecastUnits), rows(x.size());
-  std::vector<std::uint32_t> order(kWidth);
-  for (int k = 0; k < kWidth; ++k) order[static_cast<std::size_t>(k)] = static_cast<std::uint32_t>(k);
   std::vector<std::uint32_t> units(kUnits + kForecastUnits);
   long above = 0, beyond = 0, missed = 0, left_out = 0, zero = 0;
   double worst = 0.0;
   for (int tile = 0; tile < kTiles; ++tile) {
     const bool towards = tile % 2 == 1;
     make_tile(random, layer, towards, x.data());
-    const State state(x.data(), order.data(), kWidth, rows.data(), centre.data());
+    const State state(x.data(), kWidth, rows.data(), centre.data());
     const auto list = [&](const ForecastWeights& forecast) {
       std::vector<bool> is_listed(kUnits);
       const int size = state.likely_units(forecast.view(), units.data());
