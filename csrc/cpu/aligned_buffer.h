@@ -1,4 +1,6 @@
-// An array aligned to cache lines, as vector loads and thread-private scratch want it.
+// An array aligned to cache lines, as vector loads and thread-private scratch want it; large ones lie in
+// huge pages where the system has some, because a frame walks through more memory than the usual pages'
+// translations cover.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +8,10 @@
 #include <memory>
 #include <new>
 #include <type_traits>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace gt::cpu {
 
@@ -20,7 +26,7 @@ class AlignedBuffer {
   // Contents become zero. Keeps the memory when it is large enough.
   void resize(std::size_t size) {
     if (size > capacity_) {
-      data_.reset(static_cast<T*>(::operator new(size * sizeof(T), kAlignment)));
+      data_ = allocate(size * sizeof(T));
       capacity_ = size;
     }
     size_ = size;
@@ -34,11 +40,27 @@ class AlignedBuffer {
   const T& operator[](std::size_t i) const { return data_.get()[i]; }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
+  static constexpr std::size_t kLine = 64;
+  static constexpr std::size_t kHugePage = std::size_t{2} << 20;
   struct Free {
-    void operator()(T* p) const { ::operator delete(p, kAlignment); }
+    std::align_val_t alignment{kLine};
+    void operator()(T* p) const { ::operator delete(p, alignment); }
   };
-  std::unique_ptr<T, Free> data_;
+  using Memory = std::unique_ptr<T, Free>;
+
+  static Memory allocate(std::size_t bytes) {
+    const std::size_t unit = bytes < kHugePage ? kLine : kHugePage;
+    const std::size_t whole = (bytes + unit - 1) / unit * unit;
+    const std::align_val_t alignment{unit};
+    Memory memory(static_cast<T*>(::operator new(whole, alignment)), Free{alignment});
+#if defined(__linux__)
+    // A wish: without it the memory is the same, in small pages.
+    if (unit == kHugePage) static_cast<void>(madvise(memory.get(), whole, MADV_HUGEPAGE));
+#endif
+    return memory;
+  }
+
+  Memory data_;
   std::size_t size_ = 0;
   std::size_t capacity_ = 0;
 };
