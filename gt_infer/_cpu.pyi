@@ -1,5 +1,7 @@
 """Types of the compiled CPU core (csrc/bind)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -75,7 +77,15 @@ class Model:
     def features(self) -> _Floats: ...
 
 class Engine:
-    def __init__(self, model: Model, *, isa: str, precision: str, threads: int) -> None: ...
+    def __init__(
+        self,
+        model: Model,
+        *,
+        isa: str,
+        precision: str,
+        threads: int,
+        examples: Sequence[tuple[_Floats, float, _Floats]] = ...,
+    ) -> None: ...
     @property
     def isa(self) -> str: ...
     @property

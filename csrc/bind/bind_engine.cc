@@ -3,6 +3,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -103,6 +104,9 @@ cpu::FrameInput make_input(const cpu::Model& model, const FloatArray& audio, flo
   return {data_of(audio, {cpu::kWindows, channels, cpu::kWindowSteps}, "audio"), channels, eye,
           data_of(camera, {12}, "camera")};
 }
+
+// A frame's audio, eye and camera.
+using Example = std::tuple<FloatArray, float, FloatArray>;
 
 py::dict as_dict(const cpu::StageTimes& times) {
   py::dict result;
@@ -258,11 +262,18 @@ void bind_engine(py::module_& m) {
 
   py::class_<cpu::Engine>(m, "Engine", "One avatar on one CPU; calls may come from any thread.")
       .def(py::init([](std::shared_ptr<cpu::Model> model, const std::string& isa,
-                       const std::string& precision, int threads) {
-             return std::make_unique<cpu::Engine>(std::move(model), cpu::find_kernels(isa),
-                                                  precision_of(precision), threads);
+                       const std::string& precision, int threads, const std::vector<Example>& examples) {
+             std::vector<cpu::FrameInput> inputs;
+             for (const auto& [audio, eye, camera] : examples) {
+               inputs.push_back(make_input(*model, audio, eye, camera));
+             }
+             const cpu::KernelTable& kernels = cpu::find_kernels(isa);
+             const cpu::Precision of = precision_of(precision);
+             py::gil_scoped_release unlocked;
+             return std::make_unique<cpu::Engine>(std::move(model), kernels, of, threads, inputs);
            }),
-           py::arg("model"), py::kw_only(), py::arg("isa"), py::arg("precision"), py::arg("threads"))
+           py::arg("model"), py::kw_only(), py::arg("isa"), py::arg("precision"), py::arg("threads"),
+           py::arg("examples") = std::vector<Example>{})
       .def_property_readonly(
           "isa", [](const cpu::Engine& engine) { return engine.kernels().name; })
       .def_property_readonly("threads",

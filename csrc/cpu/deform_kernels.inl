@@ -192,7 +192,7 @@ struct FloatProducts {
 
   // rows.attributes += heads(relu(x)); rows.state_a is free. To the padding rows past its own a head
   // adds zero.
-  static void heads(const DeformJob& job, const float* x, const TileRows& rows, Upcoming& upcoming) {
+  static void heads(const DeformJob& job, std::int32_t, const float* x, const TileRows& rows, Upcoming& upcoming) {
     relu(x, job.d_model, rows.state_a);
     for (int h = 0; h < kHeads; ++h) {
       float* const attributes = rows.attributes + kHeadFirstRow[h] * kTileGaussians;
@@ -245,7 +245,7 @@ void deform_tiles(const DeformJob& job, std::int32_t begin, std::int32_t end, fl
       layer_norm(rows.state_b, job.d_model, layer.norm2_gamma, layer.norm2_beta, inverse_std);
       x = rows.state_b;
     }
-    Products::heads(job, x, rows, upcoming);
+    Products::heads(job, tile, x, rows, upcoming);
     activate(rows.attributes);
     if (job.attributes.means != nullptr) {
       write_attributes(rows.attributes, whose, valid, job.attributes);

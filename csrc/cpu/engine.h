@@ -22,8 +22,10 @@ enum class Precision { kFast, kFloat32 };
 // picture looks like does not depend on any of this.
 class Engine {
  public:
+  // `examples`: frames as different as this avatar's get. With them rounded products know better which
+  // hidden units they may leave out.
   Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, Precision precision,
-         int threads);
+         int threads, const std::vector<FrameInput>& examples = {});
 
   const Model& model() const { return *model_; }
   const KernelTable& kernels() const { return kernels_; }
@@ -52,6 +54,7 @@ class Engine {
   std::shared_ptr<const Model> model_;
   const KernelTable& kernels_;
   const KernelTable::DeformProject deform_project_;
+  UnitReach reach_;
   std::mutex mutex_;
   std::condition_variable returned_;
   int lent_ = 0;  // with_all_threads_ goes to who comes when it is 0

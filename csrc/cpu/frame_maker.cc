@@ -20,9 +20,10 @@ double milliseconds_since(std::chrono::steady_clock::time_point& mark) {
 }  // namespace
 
 FrameMaker::FrameMaker(std::shared_ptr<const Model> model, const KernelTable& kernels,
-                       KernelTable::DeformProject deform_project, int threads)
+                       KernelTable::DeformProject deform_project, UnitReach& reach, int threads)
     : model_(std::move(model)),
       deform_project_(deform_project),
+      reach_(reach),
       context_(kernels, threads),
       splatter_(context_),
       arena_block_(kArenaBytes),
@@ -58,6 +59,8 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
   job.order = model.order.data();
   if (deform_project_ == context_.kernels().deform_project_rounded) {
     job.packed = model.packed();
+    job.reach = reach_.data();
+    job.reach_units = reach_.units();
   } else {
     job.features = model.features.data();
     job.static_hidden = model.static_hidden();
@@ -79,6 +82,12 @@ void FrameMaker::run(const DeformJob& job) {
                           float* scratch = scratch_[static_cast<std::size_t>(worker)].data();
                           deform_project_(job, begin, end, scratch);
                         });
+}
+
+void FrameMaker::observe(const FrameInput& input) {
+  DeformJob job = prepare(input);
+  job.is_observing = true;
+  run(job);
 }
 
 void FrameMaker::deform(const FrameInput& input, const AttributeArrays& attributes) {

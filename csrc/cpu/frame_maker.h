@@ -9,6 +9,7 @@
 #include "model.h"
 #include "splatter.h"
 #include "tokens.h"
+#include "unit_reach.h"
 
 namespace gt::cpu {
 
@@ -23,11 +24,14 @@ struct StageTimes {
 // Not thread-safe: an Engine lends it to one caller after the other.
 class FrameMaker {
  public:
+  // `reach`: of the model's units, read with rounded products; may be written until the first frame.
   FrameMaker(std::shared_ptr<const Model> model, const KernelTable& kernels,
-             KernelTable::DeformProject deform_project, int threads);
+             KernelTable::DeformProject deform_project, UnitReach& reach, int threads);
 
   const Context& context() const { return context_; }
 
+  // Raises the reach to what this frame shows.
+  void observe(const FrameInput& input);
   void deform(const FrameInput& input, const AttributeArrays& attributes);
   StageTimes render(const FrameInput& input, const View& view, const RasterParams& raster,
                     const Target& target);
@@ -38,6 +42,7 @@ class FrameMaker {
 
   std::shared_ptr<const Model> model_;
   const KernelTable::DeformProject deform_project_;
+  UnitReach& reach_;
   Context context_;
   Splatter splatter_;
   std::vector<std::byte> arena_block_;

@@ -3,9 +3,8 @@
 //
 // Behind a ReLU, a unit that is zero for all of a tile is left out of the product that follows it:
 // nothing changes. In front of it, a unit is left out where it is below zero at the tile's centre, by
-// more than it is expected to change on the way to the Gaussian that is farthest from there. Along a
-// random direction of d dimensions a unit with weights w changes by |w| / sqrt(d) per distance, one
-// standard deviation; how many of these are granted is in the weights (ForecastWeights).
+// more than it is expected to rise on the way to any of the tile's Gaussians: so much per distance of
+// the one that is farthest (unit_reach.h).
 #pragma once
 
 #include "deform_kernels.inl"
@@ -42,9 +41,7 @@ class State {
     }
     for (int v = 0; v < kVectors; ++v) store(largest + v * VecF::kLanes, top[v]);
     for (int v = 1; v < kVectors; ++v) squares[0] = vmax(squares[0], squares[v]);
-    alignas(64) float lanes[VecF::kLanes];
-    store(lanes, vsqrt(squares[0]));
-    for (const float distance : lanes) radius_ = distance > radius_ ? distance : radius_;
+    radius_ = largest_lane(vsqrt(squares[0]));
     // To bytes in place: four to a word, and the last word is filled up.
     step_ = highest * (1.0f / 255.0f);
     const float per_unit = highest > 0.0f ? 255.0f / highest : 0.0f;
@@ -56,14 +53,13 @@ class State {
 
   alignas(64) float largest[kTileGaussians];  // of each lane
 
-  // Lists the units that may be above zero; returns how many. Several vectors of units at once: one
-  // sum would wait for itself.
-  int likely_units(const UnitForecast& forecast, std::uint32_t* units) const {
+  // Lists the units that may be above zero; returns how many. `reach`: of this tile and these units.
+  // Several vectors of units at once: one sum would wait for itself.
+  int likely_units(const UnitForecast& forecast, const std::uint8_t* reach, std::uint32_t* units) const {
     constexpr int kAtOnce = kForecastUnits / VecF::kLanes;
     const VecF step(step_), radius(radius_);
     const float* const scales = forecast.scales;
     const float* const bias = forecast.bias;
-    const float* const reach = forecast.reach;
     const std::uint32_t* words = forecast.words;
     std::uint32_t* end = units;
     for (int first = 0; first < forecast.units; first += kForecastUnits) {
@@ -78,14 +74,40 @@ class State {
       for (int i = 0; i < kAtOnce; ++i) {
         const int u = first + i * VecF::kLanes;
         const VecF at_centre = fma(to_float(sum[i]), step * load(scales + u), load(bias + u));
-        const VecMask is_likely = fma(radius, load(reach + u), at_centre) > VecF(0.0f);
+        const VecF rise = load_integers(reach + u) * load(forecast.reach + u);
+        const VecMask is_likely = fma(radius, rise, at_centre) > VecF(0.0f);
         end += append_lanes(is_likely, static_cast<std::uint32_t>(u), end);
       }
     }
     return static_cast<int>(end - units);
   }
 
+  // Raises `reach` to how far each unit rises here. `rows`: as the constructor wrote them.
+  void observe(const PackedMatrix& hidden, const UnitForecast& forecast, const float* rows,
+               std::uint8_t* reach) const {
+    if (radius_ <= 0.0f) return;
+    float highest = 0.0f, total = 0.0f;
+    matmul<kListRows, kVectors>(hidden, rows, [&](int unit, int lane, VecF value) {
+      const float top = largest_lane(value);
+      highest = lane > 0 && highest > top ? highest : top;
+      total = sum_lanes(value) + (lane > 0 ? total : 0.0f);
+      if (lane != kTileGaussians - VecF::kLanes || forecast.reach[unit] <= 0.0f) return;
+      const float rise = highest - total * (1.0f / kTileGaussians);
+      const float steps = vmin(rise / (radius_ * forecast.reach[unit]) + 1.0f, 255.0f);
+      const auto whole = static_cast<std::uint8_t>(steps);
+      reach[unit] = reach[unit] > whole ? reach[unit] : whole;
+    });
+  }
+
  private:
+  static float largest_lane(VecF value) {
+    alignas(64) float lanes[VecF::kLanes];
+    store(lanes, value);
+    float largest = lanes[0];
+    for (const float lane : lanes) largest = lane > largest ? lane : largest;
+    return largest;
+  }
+
   static constexpr int kVectors = kTileGaussians / VecF::kLanes;
   std::uint8_t* bytes_;
   float step_ = 0.0f;

@@ -278,15 +278,19 @@ struct RoundedProducts {
     ffn_out(layer, rows, kept, largest);
   }
 
-  static void heads(const DeformJob& job, const float* x, const TileRows& rows, Upcoming& upcoming) {
+  static void heads(const DeformJob& job, std::int32_t tile, const float* x, const TileRows& rows,
+                    Upcoming& upcoming) {
     const State state(x, job.d_model, rows.state_a, rows.centre);
+    std::uint8_t* reach = job.reach + std::ptrdiff_t{tile} * job.reach_units;
+    if (job.is_observing) return observe(job, state, rows.state_a, reach);
     RoundedRows rounded;
     const auto run = [&](int h, const auto& head, auto round) {
       alignas(64) float largest[kTileGaussians];
       RoundedRows hidden;
       float* const attributes = rows.attributes + kHeadFirstRow[h] * kTileGaussians;
       upcoming.fetch();
-      const int likely = state.likely_units(head.forecast, rows.likely);
+      const int likely = state.likely_units(head.forecast, reach, rows.likely);
+      reach += head.forecast.units;
       const int kept = Multiply::hidden(head.hidden, rounded, rows.likely, likely,
                                         {rows.hidden, rows.kept, largest});
       round(rows.hidden, kept, largest, rows.hidden_words, hidden);
@@ -304,6 +308,15 @@ struct RoundedProducts {
   }
 
  private:
+  [[gnu::noinline]] static void observe(const DeformJob& job, const State& state, const float* x, std::uint8_t* reach) {
+    for (int h = 0; h < kHeads; ++h) {
+      if (!job.heads[h].is_present) continue;
+      const UnitForecast& forecast = h == 0 ? job.rounded_means_head.forecast : job.rounded_heads[h].forecast;
+      state.observe(job.heads[h].hidden, forecast, x, reach);
+      reach += forecast.units;
+    }
+  }
+
   static void ffn_out(const LayerWeights& layer, const TileRows& rows, int kept, const float* largest) {
     RoundedRows x;
     Multiply::round_to_16(rows.hidden, kept, largest, rows.hidden_words, x);

@@ -71,7 +71,7 @@ struct UnitForecast {
   const std::uint32_t* words;  // [units / 64][groups][64], four columns to a word
   const float* scales;
   const float* bias;
-  const float* reach;  // how far a unit goes, per distance from the centre
+  const float* reach;  // how far each unit goes per distance, in the steps of DeformJob::reach
   std::int32_t units;
   std::int32_t groups;
 };
@@ -171,6 +171,9 @@ struct DeformJob {
   HeadWeights heads[kHeads];
   IntegerHead<std::int16_t> rounded_means_head;
   IntegerHead<std::int8_t> rounded_heads[kHeads];  // [0] unused: positions need more bits
+  std::uint8_t* reach;  // [tiles, reach_units], read by rounded products; unit_reach.h
+  std::int32_t reach_units;
+  bool is_observing;  // instead: nothing is made but `reach` raised to what this frame shows
   AttributeArrays attributes;
   const View* view;
   RasterParams raster;

@@ -47,14 +47,10 @@ QuantizedWeights<Integer> round_linear(const LinearSource& source) {
   return {source.weight, source.bias, source.out, source.in};
 }
 
-// How far from its tile's centre a Gaussian's hidden unit is expected at most, in standard deviations
-// (hidden_units.inl). What was measured is in docs/performance.md.
-constexpr float kDeviations[kHeads] = {3.5f, 3.0f, 3.0f, 3.0f, 1.0f};
-
 template <class Integer>
-Model::RoundedHead<Integer> round_head(const ModelSource::Head& head, float deviations) {
+Model::RoundedHead<Integer> round_head(const ModelSource::Head& head) {
   const LinearSource& hidden = head.hidden;
-  return {{hidden.weight, hidden.bias, hidden.out, hidden.in, deviations},
+  return {{hidden.weight, hidden.bias, hidden.out, hidden.in},
           round_linear<Integer>(hidden),
           round_linear<Integer>(head.out)};
 }
@@ -262,9 +258,9 @@ Model::Model(const ModelSource& source)
     heads[h].hidden = pack_linear(source.heads[h].hidden);
     heads[h].out = pack_linear(source.heads[h].out);
     if (h == 0) {
-      rounded_means_head = round_head<std::int16_t>(source.heads[h], kDeviations[h]);
+      rounded_means_head = round_head<std::int16_t>(source.heads[h]);
     } else {
-      rounded_heads[h] = round_head<std::int8_t>(source.heads[h], kDeviations[h]);
+      rounded_heads[h] = round_head<std::int8_t>(source.heads[h]);
     }
     hidden_width = std::max(hidden_width, heads[h].hidden.rows());
   }

@@ -128,6 +128,9 @@ struct Model {
   };
   RoundedHead<std::int16_t> rounded_means_head;
   RoundedHead<std::int8_t> rounded_heads[kHeads];  // [0] stays empty
+  const ForecastWeights& forecast(int head) const {
+    return head == 0 ? rounded_means_head.forecast : rounded_heads[head].forecast;
+  }
 
  private:
   // Rows of the first hidden layer, padded with zeros.

@@ -72,8 +72,7 @@ QuantizedWeights<Integer>::QuantizedWeights(const float* weight, const float* bi
   }
 }
 
-ForecastWeights::ForecastWeights(const float* weight, const float* bias, int units, int cols,
-                                 float deviations)
+ForecastWeights::ForecastWeights(const float* weight, const float* bias, int units, int cols)
     : units_((units + kForecastUnits - 1) / kForecastUnits * kForecastUnits) {
   const QuantizedWeights<std::int8_t> rounded(weight, bias, units, cols);
   const IntegerMatrix<std::int8_t> integers = rounded.view();
@@ -99,7 +98,7 @@ ForecastWeights::ForecastWeights(const float* weight, const float* bias, int uni
     }
     scales_[unit] = integers.scales[u];
     bias_[unit] = integers.bias[u];
-    reach_[unit] = deviations * static_cast<float>(std::sqrt(squares / cols));
+    reach_[unit] = static_cast<float>(std::sqrt(squares) / kWholeReach);
   }
 }
 

@@ -34,13 +34,16 @@ class QuantizedWeights {
   AlignedBuffer<float> bias_;
 };
 
+// Steps of a unit's reach (unit_reach.h) that make |w|, the most there can be. The few beyond it are for
+// rounding.
+constexpr int kWholeReach = 250;
+
 // The first layer of a head, as hidden_units.inl looks ahead with it.
 class ForecastWeights {
  public:
   ForecastWeights() = default;
-  // weight row-major [units, cols]; bias [units] or nullptr. `deviations`: how many standard deviations
-  // a unit is given.
-  ForecastWeights(const float* weight, const float* bias, int units, int cols, float deviations);
+  // weight row-major [units, cols]; bias [units] or nullptr.
+  ForecastWeights(const float* weight, const float* bias, int units, int cols);
 
   UnitForecast view() const {
     return {words_.data(), scales_.data(), bias_.data(), reach_.data(), units_, groups_};

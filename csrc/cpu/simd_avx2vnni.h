@@ -58,6 +58,9 @@ inline VecI dot_add(VecI sum, VecI a, VecI w) {
 inline VecF load_integers(const std::int16_t* p) {
   return VecF(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
 }
+inline VecF load_integers(const std::uint8_t* p) {
+  return VecF(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+}
 inline float sum_lanes(VecF a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));

@@ -64,6 +64,10 @@ inline VecF load_integers(const std::int16_t* p) {
   return VecF(_mm512_cvtepi32_ps(
       _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
 }
+inline VecF load_integers(const std::uint8_t* p) {
+  return VecF(_mm512_cvtepi32_ps(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+}
 inline float sum_lanes(VecF a) { return _mm512_reduce_add_ps(a.v); }
 // Appends the numbers of the lanes that are set, the first lane being `first`; returns how many. Writes
 // 16 values.

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from .. import _native
 from ..avatar import Avatar, CanonicalGaussians, Linear, Network
-from ..config import EngineConfig
+from ..config import TIMING, EngineConfig
 from ..errors import ClosedError, EngineError, InputError
+from ..pose import Pose
 from ..types import FloatArray, Gaussians
 from . import Canvas, FrameJob
 
@@ -59,6 +60,7 @@ class CpuEngine:
         self._model: _native.Model | None = _native.Model(
             *at_degree_3(avatar.gaussians, avatar.network)
         )
+        self._examples = _examples(avatar)
         self._engines: dict[int, _native.Engine] = {}
         self._making = threading.Lock()
         self._engine()
@@ -75,7 +77,11 @@ class CpuEngine:
                 raise ClosedError("this engine is closed")
             if process not in self._engines:
                 made = _native.Engine(
-                    self._model, isa=self._isa, precision=self._precision, threads=self._threads
+                    self._model,
+                    isa=self._isa,
+                    precision=self._precision,
+                    threads=self._threads,
+                    examples=self._examples,
                 )
                 self._engines[process] = made
             return self._engines[process]
@@ -187,6 +193,28 @@ class CpuEngine:
         with self._making:
             self._model = None
             self._engines = {}
+
+
+def _examples(avatar: Avatar) -> list[tuple[FloatArray, float, FloatArray]]:
+    """Audio window, eye and camera of frames at the ends of what this head does: features are
+    normalised, and its poses are known when it was exported with them."""
+    poses = avatar.poses
+    if poses is None:
+        return []
+    turn = poses.euler[:, np.argmax(np.ptp(poses.euler, axis=0))]
+    channels = avatar.network.audio_conv[0].weight.shape[1]
+    shape = (TIMING.windows_per_frame, channels, TIMING.steps_per_window)
+    return [
+        (
+            np.full(shape, level, np.float32),
+            float(eye),
+            Pose.from_tracking(poses.euler[frame], poses.trans[frame]).camera_vector(),
+        )
+        for level, eye, frame in (
+            (1.0, poses.blink.min(), np.argmin(turn)),
+            (-1.0, poses.blink.max(), np.argmax(turn)),
+        )
+    ]
 
 
 def at_degree_3(

@@ -22,6 +22,7 @@ struct Case {
   Widths widths;
   std::vector<int> absent_heads;
   int threads;
+  bool has_example = false;
 };
 
 [[noreturn]] void fail(const std::string& what) {
@@ -49,10 +50,14 @@ void check(const Case& c) {
   Random random(3);
   const std::vector<float> audio = random.normals(cpu::kWindows * kChannels * cpu::kWindowSteps);
   const std::vector<float> camera = random.normals(12);
+  const cpu::FrameInput input{audio.data(), kChannels, 0.3f, camera.data()};
+  const std::vector<float> other_camera = random.normals(12);
+  std::vector<cpu::FrameInput> examples;
+  if (c.has_example) examples.push_back({audio.data(), kChannels, 0.9f, other_camera.data()});
   const auto deform = [&](const cpu::KernelTable& kernels, cpu::Precision precision) {
     Attributes result(static_cast<std::size_t>(c.n_gaussians));
-    cpu::Engine engine(model, kernels, precision, c.threads);
-    engine.deform({audio.data(), kChannels, 0.3f, camera.data()}, result.arrays());
+    cpu::Engine engine(model, kernels, precision, c.threads, examples);
+    engine.deform(input, result.arrays());
     return result;
   };
   for (const cpu::Precision precision : {cpu::Precision::kFast, cpu::Precision::kFloat32}) {
@@ -78,11 +83,13 @@ int main() {
   if (!is_real) gt::test::trap_amx();
   const Case cases[] = {
       {"plain", 33, 1, {}, {}, 1},
+      {"with an example", 33, 1, {}, {}, 1, true},
       {"two layers", 20, 2, {}, {}, 1},
       {"three layers, d_model 32", 20, 3, {16, 2, 32}, {}, 1},
       {"d_model 128", 5, 1, {64, 4, 130}, {}, 1},
       {"odd widths", 5, 1, {18, 1, 37}, {}, 1},
       {"no means head", 5, 1, {}, {0}, 1},
+      {"no means head, with an example", 5, 2, {}, {0}, 2, true},
       {"means alone", 5, 1, {}, {1, 2, 3, 4}, 1},
       {"two threads", 300, 1, {16, 2, 16}, {}, 2},
   };

@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "packed.h"
 #include "quantized.h"
 
 namespace {
@@ -57,29 +58,36 @@ void forecast() {
   Layer layer;
   for (float& w : layer.weight) w = normal(random) / 8.0f;
   for (float& b : layer.bias) b = 0.4f * normal(random) - 1.0f;
-  const auto weights = [&layer](float deviations) {
-    return ForecastWeights(layer.weight.data(), layer.bias.data(), kUnits, kWidth, deviations);
-  };
+  const ForecastWeights forecast(layer.weight.data(), layer.bias.data(), kUnits, kWidth);
+  const PackedWeights packed = pack(layer.weight.data(), layer.bias.data(), kUnits, kWidth);
   // The bound is exact; a little more makes room for the centre's rounding.
-  const ForecastWeights sure = weights(8.2f);
-  const ForecastWeights likely = weights(3.0f);
+  const std::vector<std::uint8_t> sure(kUnits, 255);
+  // Three standard deviations.
+  const std::vector<std::uint8_t> guessed(kUnits, static_cast<std::uint8_t>(std::ceil(3.0 * kWholeReach / 8.0)));
   AlignedBuffer<float> x(kWidth * kTileGaussians);
   AlignedBuffer<float> centre(kWidth + kForecastUnits), rows(x.size());
   std::vector<std::uint32_t> units(kUnits + kForecastUnits);
-  long above = 0, beyond = 0, missed = 0, left_out = 0, zero = 0;
-  double worst = 0.0;
+  long above = 0, beyond = 0, missed = 0, left_out = 0, zero = 0, missed_seen = 0, left_out_seen = 0;
+  double worst = 0.0, worst_seen = 0.0;
   for (int tile = 0; tile < kTiles; ++tile) {
     const bool towards = tile % 2 == 1;
     make_tile(random, layer, towards, x.data());
     const State state(x.data(), kWidth, rows.data(), centre.data());
-    const auto list = [&](const ForecastWeights& forecast) {
+    const auto list = [&](const std::vector<std::uint8_t>& reach) {
       std::vector<bool> is_listed(kUnits);
-      const int size = state.likely_units(forecast.view(), units.data());
+      const int size = state.likely_units(forecast.view(), reach.data(), units.data());
       for (int i = 0; i < size; ++i) is_listed[units[static_cast<std::size_t>(i)]] = true;
       return is_listed;
     };
     const std::vector<bool> is_possible = list(sure);
-    const std::vector<bool> is_likely = list(likely);
+    const std::vector<bool> is_likely = list(guessed);
+    std::vector<std::uint8_t> reach(kUnits);
+    state.observe(packed.view(), forecast.view(), rows.data(), reach.data());
+    const std::vector<bool> is_seen = list(reach);
+    // Another frame changes nothing that was seen to go farther.
+    std::vector<std::uint8_t> farther(kUnits, 255);
+    state.observe(packed.view(), forecast.view(), rows.data(), farther.data());
+    beyond += std::count(farther.begin(), farther.end(), 255) != kUnits;
     for (int u = 0; u < kUnits; ++u) {
       double highest = 0.0;
       for (int lane = 0; lane < kTileGaussians; ++lane) {
@@ -88,7 +96,10 @@ void forecast() {
       const std::size_t unit = static_cast<std::size_t>(u);
       above += highest > 0.0;
       beyond += highest > 0.0 && !is_possible[unit];
+      missed_seen += highest > 0.0 && !is_seen[unit];
+      if (highest > 0.0 && !is_seen[unit]) worst_seen = std::max(worst_seen, highest);
       if (towards) continue;
+      left_out_seen += highest <= 0.0 && !is_seen[unit];
       zero += highest <= 0.0;
       left_out += highest <= 0.0 && !is_likely[unit];
       if (highest > 0.0 && !is_likely[unit]) {
@@ -99,6 +110,8 @@ void forecast() {
   }
   std::printf("above_zero %ld\nabove_zero_but_left_out_by_the_bound %ld\n", above, beyond);
   std::printf("missed %ld\nworst_miss %g\nleft_out %ld\nzero_for_a_tile %ld\n", missed, worst, left_out, zero);
+  std::printf("missed_as_observed %ld\nworst_miss_as_observed %g\nleft_out_as_observed %ld\n", missed_seen,
+              worst_seen, left_out_seen);
 }
 
 // Rows that are zero for all are dropped, the others stay as they are and in order.
