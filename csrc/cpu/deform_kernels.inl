@@ -52,13 +52,13 @@ inline void layer_norm(float* x, int rows, const float* gamma, const float* beta
   }
 }
 
-// Softmax over each head's four tokens, in place; rows h * 4 + t.
+// Softmax over each head's four tokens, in place.
 inline void softmax_tokens(float* scores, int n_head) {
   for (int h = 0; h < n_head; ++h) {
     for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
-      float* at = scores + h * kTokens * kTileGaussians + lane;
+      const auto at = [&](int t) { return scores + attention_row(h, t, n_head) * kTileGaussians + lane; };
       VecF s[kTokens];
-      for (int t = 0; t < kTokens; ++t) s[t] = load(at + t * kTileGaussians);
+      for (int t = 0; t < kTokens; ++t) s[t] = load(at(t));
       const VecF top = vmax(vmax(s[0], s[1]), vmax(s[2], s[3]));
       VecF sum(0.0f);
       for (VecF& value : s) {
@@ -66,7 +66,7 @@ inline void softmax_tokens(float* scores, int n_head) {
         sum = sum + value;
       }
       const VecF inv_sum = VecF(1.0f) / sum;
-      for (int t = 0; t < kTokens; ++t) store(at + t * kTileGaussians, s[t] * inv_sum);
+      for (int t = 0; t < kTokens; ++t) store(at(t), s[t] * inv_sum);
     }
   }
 }
@@ -78,7 +78,7 @@ inline void copy_attention(const float* weights, int n_head, const std::uint32_t
   for (int i = 0; i < valid; ++i) {
     for (int t = 0; t < kTokens; ++t) {
       float sum = 0.0f;
-      for (int h = 0; h < n_head; ++h) sum += weights[(h * kTokens + t) * kTileGaussians + i];
+      for (int h = 0; h < n_head; ++h) sum += weights[attention_row(h, t, n_head) * kTileGaussians + i];
       out[std::size_t{whose[i]} * kTokens + static_cast<std::size_t>(t)] = sum * scale;
     }
   }

@@ -76,11 +76,16 @@ struct UnitForecast {
   std::int32_t groups;
 };
 
+// The row of a head's weight of a token: those of the null token come last, see LayerWeights.
+constexpr int attention_row(int head, int token, int n_head) {
+  return token == kTokens - 1 ? n_head * (kTokens - 1) + head : head * (kTokens - 1) + token;
+}
+
 // One cross-attention layer with this frame's tokens folded in (MODEL section 2, "exact algebra"):
-// scores [4 n_head, d_model] gives the logits, mix [d_model, 4 n_head] the concatenated values after
-// w_concat. Row (or column) h * 4 + t belongs to head h and token t. The first layer's FFN has its hidden
-// rows from DeformJob::static_hidden, hidden_mix and normalized_bias (model.h), the others from
-// ffn_hidden.
+// scores [4 n_head, d_model] gives the logits, mix [d_model, 3 n_head] the concatenated values after
+// w_concat. A head's four weights add up to one: the null token's values are in mix's bias, and what the
+// others differ from them by in its columns. The first layer's FFN has its hidden rows from
+// DeformJob::static_hidden, hidden_mix and normalized_bias (model.h), the others from ffn_hidden.
 struct LayerWeights {
   PackedMatrix scores;
   PackedMatrix mix;

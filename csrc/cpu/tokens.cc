@@ -149,20 +149,23 @@ void compute_tokens(const Model& model, const FrameInput& input, Arena& arena,
 void fold_layer(const FoldSource& source, int d_model, int n_head, const std::vector<float>& tokens,
                 Arena& arena, FoldedLayer& folded) {
   const int rows = kTokens * n_head;
+  const int columns = rows - n_head;
   const int head_width = d_model / n_head;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_width));
   if (folded.scores.rows() != rows) {
     folded.scores = PackedWeights(rows, d_model);
-    folded.mix = PackedWeights(d_model, rows);
+    folded.mix = PackedWeights(d_model, columns);
   }
   for (int d = 0; d < d_model; ++d) folded.mix.bias(d) = source.concat_bias[static_cast<std::size_t>(d)];
   Values score(static_cast<std::size_t>(d_model), 0.0f, &arena);
-  for (int t = 0; t < kTokens; ++t) {
+  Values null_values(at(n_head, d_model), 0.0f, &arena);
+  for (int t = kTokens - 1; t >= 0; --t) {  // the null token first
     const Values key = apply(source.key, tokens.data() + at(t, d_model), arena);
     const Values value = apply(source.value, tokens.data() + at(t, d_model), arena);
     for (int h = 0; h < n_head; ++h) {
       const int first = h * head_width;
-      const int row = h * kTokens + t;
+      const int row = attention_row(h, t, n_head);
+      float* of_null = null_values.data() + at(h, d_model);
       std::fill(score.begin(), score.end(), 0.0f);
       float constant = 0.0f;
       for (int k = first; k < first + head_width; ++k) {
@@ -175,23 +178,28 @@ void fold_layer(const FoldSource& source, int d_model, int n_head, const std::ve
         const float* concat = source.concat_weight.data() + at(d, d_model) + first;
         float sum = 0.0f;
         for (int k = 0; k < head_width; ++k) sum += concat[k] * value[static_cast<std::size_t>(first + k)];
-        folded.mix.at(d, row) = sum;
+        if (row < columns) {
+          folded.mix.at(d, row) = sum - of_null[d];
+        } else {
+          folded.mix.bias(d) += sum;
+          of_null[d] = sum;
+        }
       }
       folded.scores.bias(row) = constant;
     }
   }
   const TransposedLinear& hidden = source.normalized_hidden;
   if (hidden.out == 0) return;
-  if (folded.hidden_mix.rows() != hidden.out) folded.hidden_mix = PackedWeights(hidden.out, rows);
+  if (folded.hidden_mix.rows() != hidden.out) folded.hidden_mix = PackedWeights(hidden.out, columns);
   // Once for each column of mix, and for its bias.
   Values column(static_cast<std::size_t>(d_model), 0.0f, &arena);
-  for (int c = 0; c <= rows; ++c) {
+  for (int c = 0; c <= columns; ++c) {
     for (int d = 0; d < d_model; ++d) {
-      column[static_cast<std::size_t>(d)] = c < rows ? folded.mix.at(d, c) : folded.mix.bias(d);
+      column[static_cast<std::size_t>(d)] = c < columns ? folded.mix.at(d, c) : folded.mix.bias(d);
     }
     const Values product = apply(hidden, column.data(), arena);
     for (int r = 0; r < hidden.out; ++r) {
-      float& to = c < rows ? folded.hidden_mix.at(r, c) : folded.hidden_mix.bias(r);
+      float& to = c < columns ? folded.hidden_mix.at(r, c) : folded.hidden_mix.bias(r);
       to = product[static_cast<std::size_t>(r)];
     }
   }

@@ -26,11 +26,11 @@ using Arena = std::pmr::monotonic_buffer_resource;
 void compute_tokens(const Model& model, const FrameInput& input, Arena& arena,
                     std::vector<float>& tokens);
 
-// One layer's scores [4 n_head, d_model] and mix [d_model, 4 n_head] for these tokens; see LayerWeights.
+// One layer's scores [4 n_head, d_model] and mix [d_model, 3 n_head] for these tokens; see LayerWeights.
 struct FoldedLayer {
   PackedWeights scores;
   PackedWeights mix;
-  PackedWeights hidden_mix;  // of the first layer [rows of its FFN, 4 n_head]: H mix (model.h)
+  PackedWeights hidden_mix;  // of the first layer [rows of its FFN, 3 n_head]: H mix (model.h)
 };
 void fold_layer(const FoldSource& source, int d_model, int n_head, const std::vector<float>& tokens,
                 Arena& arena, FoldedLayer& folded);

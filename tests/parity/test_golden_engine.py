@@ -126,8 +126,8 @@ def test_half_precision_storage_shows_nowhere(
 @pytest.mark.parametrize("has_poses", [True, False])
 @pytest.mark.parametrize("isa", ["amx", "avx512vnni", "avx2vnni"])
 def test_fast_pictures(shared: Path, avatar_a: Avatar, isa: str, has_poses: bool) -> None:
-    """What precision "fast" may cost, over the golden frames; gt-bench measures 200. With poses, the
-    hidden units of two example frames are observed first, otherwise guessed."""
+    """What precision "fast" may cost, over the golden frames; gt-bench measures 200. With poses,
+    example frames show which hidden units matter; without, that is guessed."""
     if not has_poses:
         avatar_a = replace(avatar_a, poses=None)
     if isa not in _native.available_isas():
