@@ -51,7 +51,7 @@ constexpr int output_blocks(int rows) { return (rows + kBlockOutputs - 1) / kBlo
 // The same with rounded weights: W[r][c] = scales[r] * integer. Three times the same integers, zero-padded:
 // by_row [rows + 1][groups][kPerGroup], by_column [cols + 1][padded_rows(rows)] (one row and one column
 // of zeros, for lists to end with, and room to read kColumnTail more), and byte_blocks [output blocks][column blocks][planes][16][64].
-constexpr int kColumnTail = 16;
+constexpr int kColumnTail = 32;
 template <class Integer>
 struct IntegerMatrix {
   const Integer* by_row;

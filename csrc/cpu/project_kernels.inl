@@ -7,6 +7,7 @@
 #include "gt/ewa.h"
 #include "gt/sh.h"
 #include "kernel_table.h"
+#include "transpose.h"
 
 namespace gt::cpu {
 namespace {
@@ -46,9 +47,18 @@ inline void write_attributes(const float* rows, const std::uint32_t* whose, int 
                             {out.opacities, 1, 10},
                             {out.sh, 48, 11}};
   for (const Target& target : targets) {
-    for (int i = 0; i < valid; ++i) {
-      float* to = target.base + static_cast<std::ptrdiff_t>(whose[i]) * target.width;
-      for (int k = 0; k < target.width; ++k) to[k] = rows[(target.row + k) * kTileGaussians + i];
+    const float* const from = rows + target.row * kTileGaussians;
+    const auto to = [&](int i) { return target.base + static_cast<std::ptrdiff_t>(whose[i]) * target.width; };
+    int i = 0;
+    for (; target.width % 4 == 0 && i + 4 <= valid; i += 4) {
+      float* four[4] = {to(i), to(i + 1), to(i + 2), to(i + 3)};
+      for (int k = 0; k < target.width; k += 4) {
+        transpose4(from + k * kTileGaussians + i, kTileGaussians, four);
+        for (float*& at : four) at += 4;
+      }
+    }
+    for (; i < valid; ++i) {
+      for (int k = 0; k < target.width; ++k) to(i)[k] = from[k * kTileGaussians + i];
     }
   }
 }
