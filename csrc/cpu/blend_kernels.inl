@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernel_table.h"
+#include "pixels.h"
 
 namespace gt::cpu {
 namespace {
@@ -237,9 +238,7 @@ inline void write_tile(const BlendJob& job, int origin_x, int origin_y, TilePict
         to_bytes(is_bgr ? blue : red, bytes[0]);
         to_bytes(green, bytes[1]);
         to_bytes(is_bgr ? red : blue, bytes[2]);
-        for (int i = 0; i < kTilePixels; ++i) {
-          for (int c = 0; c < 3; ++c) pixels[3 * i + c] = bytes[c][i];
-        }
+        interleave_pixels(bytes, pixels);
         std::memcpy(static_cast<std::uint8_t*>(job.image) + pixel * 3, pixels,
                     static_cast<std::size_t>(3 * columns));
         break;
