@@ -58,12 +58,12 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
   job.hidden_width = model.hidden_width;
   job.order = model.order.data();
   if (deform_project_ == context_.kernels().deform_project_rounded) {
-    job.packed = model.packed();
+    job.packed = model.packed(context_);
     job.reach = reach_.data();
     job.reach_units = reach_.units();
   } else {
     job.features = model.features.data();
-    job.static_hidden = model.static_hidden();
+    job.static_hidden = model.static_hidden(context_);
   }
   job.canonical = model.canonical.data();
   job.layers = layers_.data();

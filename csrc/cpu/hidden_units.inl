@@ -100,14 +100,6 @@ class State {
   }
 
  private:
-  static float largest_lane(VecF value) {
-    alignas(64) float lanes[VecF::kLanes];
-    store(lanes, value);
-    float largest = lanes[0];
-    for (const float lane : lanes) largest = lane > largest ? lane : largest;
-    return largest;
-  }
-
   static constexpr int kVectors = kTileGaussians / VecF::kLanes;
   std::uint8_t* bytes_;
   float step_ = 0.0f;

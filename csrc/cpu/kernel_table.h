@@ -226,6 +226,8 @@ struct KernelTable {
   DeformProject deform_project;
   // The same with rounded weights and inputs; nullptr where float32 is the fastest.
   DeformProject deform_project_rounded;
+  // out [padded rows, 32] = W x + bias for a tile x [cols, 32].
+  void (*multiply)(const PackedMatrix& W, const float* x, float* out);
   void (*project)(const ProjectJob& job, std::int32_t begin, std::int32_t end, float* scratch);
   // Screen tile number `tile` (row-major).
   void (*blend)(const BlendJob& job, std::int32_t tile);

@@ -74,5 +74,7 @@ inline void matmul(const PackedMatrix& W, const float* x, const Finish& finish) 
   }
 }
 
+void multiply(const PackedMatrix& W, const float* x, float* out) { matmul(W, x, Store{out}); }
+
 }  // namespace
 }  // namespace gt::cpu

@@ -168,18 +168,6 @@ std::vector<float> normalized_bias(const LayerSource& layer) {
   return bias;
 }
 
-// Rows of 32 Gaussians: out [linear.out, 32] = linear x.
-void multiply_tile(const TransposedLinear& linear, const float* x, float* out) {
-  for (int r = 0; r < linear.out; ++r) {
-    float sums[kTileGaussians] = {};
-    for (int k = 0; k < linear.in; ++k) {
-      const float weight = linear.weight[area(k, linear.out) + static_cast<std::size_t>(r)];
-      for (int i = 0; i < kTileGaussians; ++i) sums[i] += weight * x[k * kTileGaussians + i];
-    }
-    std::copy_n(sums, kTileGaussians, out + r * kTileGaussians);
-  }
-}
-
 // Rows of 32 floats to integers of 16 bits, each Gaussian with its own step [32].
 void pack_rows(const float* from, int rows, std::int16_t* integers, float* step) {
   for (int i = 0; i < kTileGaussians; ++i) {
@@ -192,6 +180,24 @@ void pack_rows(const float* from, int rows, std::int16_t* integers, float* step)
           step[i] > 0.0f ? static_cast<std::int16_t>(std::lrint(value / step[i])) : std::int16_t{0};
     }
   }
+}
+
+template <class Body>
+void each_tile(Context& context, int n_tiles, const Body& body) {
+  context.parallel_for(n_tiles, 8, [&](std::int32_t begin, std::int32_t end, int worker) {
+    for (std::int32_t tile = begin; tile < end; ++tile) body(tile, worker);
+  });
+}
+
+// H, transposed back.
+PackedWeights pack_transposed(const TransposedLinear& linear) {
+  PackedWeights packed(linear.out, linear.in);
+  for (int r = 0; r < linear.out; ++r) {
+    for (int k = 0; k < linear.in; ++k) {
+      packed.at(r, k) = linear.weight[area(k, linear.out) + static_cast<std::size_t>(r)];
+    }
+  }
+  return packed;
 }
 
 }  // namespace
@@ -252,6 +258,7 @@ Model::Model(const ModelSource& source)
     hidden_width = std::max(hidden_width, layer.ffn_hidden.out);
     layers.push_back(std::move(packed));
   }
+  static_map_ = pack_transposed(layers.front().fold.normalized_hidden);
   for (int h = 0; h < kHeads; ++h) {
     heads[h].is_present = source.heads[h].is_present;
     if (!heads[h].is_present) continue;
@@ -266,33 +273,34 @@ Model::Model(const ModelSource& source)
   }
 }
 
-const float* Model::static_hidden() const {
-  std::call_once(has_static_hidden_, [this] {
+const float* Model::static_hidden(Context& context) const {
+  std::call_once(has_static_hidden_, [&] {
     const std::size_t tile_size = area(first_width(), kTileGaussians);
     static_hidden_.resize(static_cast<std::size_t>(n_tiles) * tile_size);
-    for (int tile = 0; tile < n_tiles; ++tile) {
-      multiply_tile(layers.front().fold.normalized_hidden,
-                    features.data() + area(tile, d_model) * kTileGaussians,
-                    static_hidden_.data() + static_cast<std::size_t>(tile) * tile_size);
-    }
+    each_tile(context, n_tiles, [&](std::int32_t tile, int) {
+      context.kernels().multiply(static_map_.view(), features.data() + area(tile, d_model) * kTileGaussians,
+                                 static_hidden_.data() + static_cast<std::size_t>(tile) * tile_size);
+    });
   });
   return static_hidden_.data();
 }
 
-PackedTiles Model::packed() const {
-  std::call_once(has_packed_, [this] {
+PackedTiles Model::packed(Context& context) const {
+  std::call_once(has_packed_, [&] {
     const int rows = d_model + first_width();
     packed_rows_.resize(area(n_tiles, rows) * kTileGaussians);
     packed_steps_.resize(area(n_tiles, PackedTiles::kSteps) * kTileGaussians);
-    std::vector<float> hidden(area(first_width(), kTileGaussians));
-    for (int tile = 0; tile < n_tiles; ++tile) {
+    std::vector<AlignedBuffer<float>> hidden(static_cast<std::size_t>(context.threads()));
+    for (auto& of_worker : hidden) of_worker.resize(area(first_width(), kTileGaussians));
+    each_tile(context, n_tiles, [&](std::int32_t tile, int worker) {
       const float* of_tile = features.data() + area(tile, d_model) * kTileGaussians;
+      float* product = hidden[static_cast<std::size_t>(worker)].data();
       std::int16_t* packed = packed_rows_.data() + area(tile, rows) * kTileGaussians;
       float* steps = packed_steps_.data() + area(tile, PackedTiles::kSteps) * kTileGaussians;
-      multiply_tile(layers.front().fold.normalized_hidden, of_tile, hidden.data());
+      context.kernels().multiply(static_map_.view(), of_tile, product);
       pack_rows(of_tile, d_model, packed, steps);
-      pack_rows(hidden.data(), first_width(), packed + d_model * kTileGaussians, steps + kTileGaussians);
-    }
+      pack_rows(product, first_width(), packed + d_model * kTileGaussians, steps + kTileGaussians);
+    });
   });
   return {packed_rows_.data(), packed_steps_.data()};
 }

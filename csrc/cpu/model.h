@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "aligned_buffer.h"
+#include "context.h"
 #include "packed.h"
 #include "quantized.h"
 
@@ -99,9 +100,9 @@ struct Model {
   std::vector<std::uint32_t> order;    // [tiles * 32]: whose slot it is; n and above are nobody's
   AlignedBuffer<float> features;       // [tiles, d_model, 32]
   AlignedBuffer<float> canonical;      // [tiles, 59, 32]
-  // Either is made when it is first asked for.
-  const float* static_hidden() const;  // [tiles, padded rows of the first FFN, 32]: H f
-  PackedTiles packed() const;
+  // Either is made when it is first asked for, with the machine that is given.
+  const float* static_hidden(Context& context) const;  // [tiles, padded rows of the first FFN, 32]: H f
+  PackedTiles packed(Context& context) const;
   TokenNetwork tokens;
 
   struct Layer {
@@ -136,6 +137,7 @@ struct Model {
   // Rows of the first hidden layer, padded with zeros.
   int first_width() const { return padded_rows(layers.front().fold.normalized_hidden.out); }
 
+  PackedWeights static_map_;  // H
   mutable std::once_flag has_static_hidden_, has_packed_;
   mutable AlignedBuffer<float> static_hidden_;
   mutable AlignedBuffer<std::int16_t> packed_rows_;

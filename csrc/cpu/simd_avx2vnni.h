@@ -66,6 +66,11 @@ inline float sum_lanes(VecF a) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+inline float largest_lane(VecF a) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 // Appends the numbers of the lanes that are set, the first lane being `first`; returns how many.
 inline int append_lanes(VecMask lanes, std::uint32_t first, std::uint32_t* out) {
   int size = 0;

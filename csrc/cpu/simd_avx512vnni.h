@@ -69,6 +69,7 @@ inline VecF load_integers(const std::uint8_t* p) {
       _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
 }
 inline float sum_lanes(VecF a) { return _mm512_reduce_add_ps(a.v); }
+inline float largest_lane(VecF a) { return _mm512_reduce_max_ps(a.v); }
 // Appends the numbers of the lanes that are set, the first lane being `first`; returns how many. Writes
 // 16 values.
 inline int append_lanes(VecMask lanes, std::uint32_t first, std::uint32_t* out) {
