@@ -2,7 +2,7 @@
 // the farthest: what hidden_units.inl leaves units out by. Along a random direction of d dimensions a
 // unit with weights w changes by |w| / sqrt(d) per distance, one standard deviation. The Gaussians of a
 // tile do not lie in random directions, though, and always in about the same: a few frames show how far
-// each unit rises in each tile, and less than one standard deviation more makes room for most others.
+// each unit rises in each tile, and at most one standard deviation more makes room for the others.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ class UnitReach {
   void guess();
 
  private:
-  // Adds standard deviations to all units of a head.
+  // Adds standard deviations to all units.
   void add(const float (&deviations)[kHeads]);
 
   const Model& model_;

@@ -201,18 +201,22 @@ def _examples(avatar: Avatar) -> list[tuple[FloatArray, float, FloatArray]]:
     poses = avatar.poses
     if poses is None:
         return []
-    turn = poses.euler[:, np.argmax(np.ptp(poses.euler, axis=0))]
     channels = avatar.network.audio_conv[0].weight.shape[1]
     shape = (TIMING.windows_per_frame, channels, TIMING.steps_per_window)
+    level = np.ones(shape)
+    mixed = np.sqrt(2) * np.cos(np.arange(level.size)).reshape(shape)  # as loud, of all shapes
+    most, next_most = np.argsort(np.ptp(poses.euler, axis=0))[:-3:-1]
     return [
         (
-            np.full(shape, level, np.float32),
+            audio.astype(np.float32),
             float(eye),
             Pose.from_tracking(poses.euler[frame], poses.trans[frame]).camera_vector(),
         )
-        for level, eye, frame in (
-            (1.0, poses.blink.min(), np.argmin(turn)),
-            (-1.0, poses.blink.max(), np.argmax(turn)),
+        for audio, eye, frame in (
+            (level, poses.blink.min(), poses.euler[:, most].argmin()),
+            (-level, poses.blink.max(), poses.euler[:, most].argmax()),
+            (mixed, poses.blink.min(), poses.euler[:, next_most].argmin()),
+            (-mixed, poses.blink.max(), poses.euler[:, next_most].argmax()),
         )
     ]
 
