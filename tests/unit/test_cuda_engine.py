@@ -52,6 +52,8 @@ def open_renderer(avatar: Avatar, engine: str = "cuda", **options: Any) -> Rende
     config = {
         name: options.pop(name) for name in ("device_output", "device", "stream") if name in options
     }
+    if engine == "cpu":
+        config["precision"] = "fp32"  # as the stand-in draws
     return Renderer(avatar, engine=engine, config=EngineConfig(**config), **options)  # type: ignore[arg-type]
 
 
