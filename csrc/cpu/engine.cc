@@ -35,7 +35,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, P
   if (examples.empty()) {
     reach_.guess();
   } else {
-    for (const FrameInput& example : examples) with_all_threads_.observe(example);
+    for (const FrameInput& example : examples) with_all_threads_.observe(example, reach_);
     reach_.widen();
   }
 }

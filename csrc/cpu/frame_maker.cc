@@ -20,7 +20,8 @@ double milliseconds_since(std::chrono::steady_clock::time_point& mark) {
 }  // namespace
 
 FrameMaker::FrameMaker(std::shared_ptr<const Model> model, const KernelTable& kernels,
-                       KernelTable::DeformProject deform_project, UnitReach& reach, int threads)
+                       KernelTable::DeformProject deform_project, const UnitReach& reach,
+                       int threads)
     : model_(std::move(model)),
       deform_project_(deform_project),
       reach_(reach),
@@ -84,9 +85,9 @@ void FrameMaker::run(const DeformJob& job) {
                         });
 }
 
-void FrameMaker::observe(const FrameInput& input) {
+void FrameMaker::observe(const FrameInput& input, UnitReach& reach) {
   DeformJob job = prepare(input);
-  job.is_observing = true;
+  job.observed = reach.data();
   run(job);
 }
 

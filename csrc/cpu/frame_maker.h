@@ -24,14 +24,14 @@ struct StageTimes {
 // Not thread-safe: an Engine lends it to one caller after the other.
 class FrameMaker {
  public:
-  // `reach`: of the model's units, read with rounded products; may be written until the first frame.
+  // `reach`: of the model's units, read with rounded products.
   FrameMaker(std::shared_ptr<const Model> model, const KernelTable& kernels,
-             KernelTable::DeformProject deform_project, UnitReach& reach, int threads);
+             KernelTable::DeformProject deform_project, const UnitReach& reach, int threads);
 
   const Context& context() const { return context_; }
 
-  // Raises the reach to what this frame shows.
-  void observe(const FrameInput& input);
+  // Raises `reach` to what this frame shows; with rounded products alone.
+  void observe(const FrameInput& input, UnitReach& reach);
   void deform(const FrameInput& input, const AttributeArrays& attributes);
   StageTimes render(const FrameInput& input, const View& view, const RasterParams& raster,
                     const Target& target);
@@ -42,7 +42,7 @@ class FrameMaker {
 
   std::shared_ptr<const Model> model_;
   const KernelTable::DeformProject deform_project_;
-  UnitReach& reach_;
+  const UnitReach& reach_;
   Context context_;
   Splatter splatter_;
   std::vector<std::byte> arena_block_;

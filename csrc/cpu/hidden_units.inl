@@ -93,8 +93,9 @@ class State {
       total = sum_lanes(value) + (lane > 0 ? total : 0.0f);
       if (lane != kTileGaussians - VecF::kLanes || forecast.reach[unit] <= 0.0f) return;
       const float rise = highest - total * (1.0f / kTileGaussians);
+      // In this order, so that what is not a number (a hostile avatar's) becomes the farthest.
       const float steps = vmin(rise / (radius_ * forecast.reach[unit]) + 1.0f, 255.0f);
-      const auto whole = static_cast<std::uint8_t>(steps);
+      const auto whole = static_cast<std::uint8_t>(vmax(steps, 0.0f));
       reach[unit] = reach[unit] > whole ? reach[unit] : whole;
     });
   }

@@ -281,8 +281,9 @@ struct RoundedProducts {
   static void heads(const DeformJob& job, std::int32_t tile, const float* x, const TileRows& rows,
                     Upcoming& upcoming) {
     const State state(x, job.d_model, rows.state_a, rows.centre);
-    std::uint8_t* reach = job.reach + std::ptrdiff_t{tile} * job.reach_units;
-    if (job.is_observing) return observe(job, state, rows.state_a, reach);
+    const std::ptrdiff_t first_unit = std::ptrdiff_t{tile} * job.reach_units;
+    if (job.observed != nullptr) return observe(job, state, rows.state_a, job.observed + first_unit);
+    const std::uint8_t* reach = job.reach + first_unit;
     RoundedRows rounded;
     const auto run = [&](int h, const auto& head, auto round) {
       alignas(64) float largest[kTileGaussians];
@@ -308,7 +309,8 @@ struct RoundedProducts {
   }
 
  private:
-  [[gnu::noinline]] static void observe(const DeformJob& job, const State& state, const float* x, std::uint8_t* reach) {
+  [[gnu::noinline]] static void observe(const DeformJob& job, const State& state, const float* x,
+                                        std::uint8_t* reach) {
     for (int h = 0; h < kHeads; ++h) {
       if (!job.heads[h].is_present) continue;
       const UnitForecast& forecast = h == 0 ? job.rounded_means_head.forecast : job.rounded_heads[h].forecast;

@@ -176,9 +176,9 @@ struct DeformJob {
   HeadWeights heads[kHeads];
   IntegerHead<std::int16_t> rounded_means_head;
   IntegerHead<std::int8_t> rounded_heads[kHeads];  // [0] unused: positions need more bits
-  std::uint8_t* reach;  // [tiles, reach_units], read by rounded products; unit_reach.h
+  const std::uint8_t* reach;  // [tiles, reach_units], read by rounded products; unit_reach.h
   std::int32_t reach_units;
-  bool is_observing;  // instead: nothing is made but `reach` raised to what this frame shows
+  std::uint8_t* observed;  // the same shape; not nullptr: only raised to what this frame shows
   AttributeArrays attributes;
   const View* view;
   RasterParams raster;

@@ -137,8 +137,8 @@ std::vector<std::uint32_t> order_slots(const ModelSource& source) {
   return order;
 }
 
-// H, transposed; see model.h.
-TransposedLinear normalize_hidden(const LayerSource& layer) {
+// H [units, d]; see model.h.
+std::vector<float> normalize_hidden(const LayerSource& layer) {
   const int d = layer.ffn_hidden.in;
   std::vector<float> rows(area(layer.ffn_hidden.out, d));
   for (int r = 0; r < layer.ffn_hidden.out; ++r) {
@@ -150,7 +150,7 @@ TransposedLinear normalize_hidden(const LayerSource& layer) {
           static_cast<float>(double{weight[k]} * double{layer.norm1_gamma[k]} - mean);
     }
   }
-  return transpose({rows.data(), nullptr, layer.ffn_hidden.out, d}, 1);
+  return rows;
 }
 
 // W beta + b.
@@ -187,17 +187,6 @@ void each_tile(Context& context, int n_tiles, const Body& body) {
   context.parallel_for(n_tiles, 8, [&](std::int32_t begin, std::int32_t end, int worker) {
     for (std::int32_t tile = begin; tile < end; ++tile) body(tile, worker);
   });
-}
-
-// H, transposed back.
-PackedWeights pack_transposed(const TransposedLinear& linear) {
-  PackedWeights packed(linear.out, linear.in);
-  for (int r = 0; r < linear.out; ++r) {
-    for (int k = 0; k < linear.in; ++k) {
-      packed.at(r, k) = linear.weight[area(k, linear.out) + static_cast<std::size_t>(r)];
-    }
-  }
-  return packed;
 }
 
 }  // namespace
@@ -247,7 +236,10 @@ Model::Model(const ModelSource& source)
     packed.norm2_gamma = copy(layer.norm2_gamma, d);
     packed.norm2_beta = copy(layer.norm2_beta, d);
     if (layers.empty()) {
-      packed.fold.normalized_hidden = normalize_hidden(layer);
+      const std::vector<float> rows = normalize_hidden(layer);
+      const LinearSource map{rows.data(), nullptr, layer.ffn_hidden.out, layer.ffn_hidden.in};
+      packed.fold.normalized_hidden = transpose(map, 1);
+      static_map_ = pack_linear(map);
       packed.normalized_bias = normalized_bias(layer);
     } else {
       packed.ffn_hidden = pack_linear(layer.ffn_hidden);
@@ -258,7 +250,6 @@ Model::Model(const ModelSource& source)
     hidden_width = std::max(hidden_width, layer.ffn_hidden.out);
     layers.push_back(std::move(packed));
   }
-  static_map_ = pack_transposed(layers.front().fold.normalized_hidden);
   for (int h = 0; h < kHeads; ++h) {
     heads[h].is_present = source.heads[h].is_present;
     if (!heads[h].is_present) continue;

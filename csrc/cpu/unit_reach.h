@@ -19,6 +19,7 @@ class UnitReach {
 
   // [tiles, units()], a head's after the other's, each padded as its forecast is; kWholeReach are |w|.
   std::uint8_t* data() { return steps_.data(); }
+  const std::uint8_t* data() const { return steps_.data(); }
   int units() const { return units_; }
 
   // Makes room for frames that were not observed.

@@ -91,6 +91,47 @@ def test_fast_products_stay_close_to_the_reference(isa: str, shape: str) -> None
         assert error <= limit * offset + 2e-6, f"{name}: {error:.2g} of {offset:.2g}"
 
 
+def test_example_frames_are_at_the_ends_of_the_poses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine is shown, so that "fast" knows what it may leave out."""
+    avatar = make_avatar(n=40)
+    assert avatar.poses is not None
+    seen: list[Any] = []
+    engine = _native.Engine
+
+    def spy(*args: Any, **options: Any) -> Any:
+        seen.append(options["examples"])
+        return engine(*args, **options)
+
+    monkeypatch.setattr(_native, "Engine", spy)
+    CpuEngine(avatar, EngineConfig())
+    CpuEngine(replace(avatar, poses=None), EngineConfig())
+    shown, nothing = seen
+    assert nothing == []  # then it guesses
+    eyes = [eye for _, eye, _ in shown]
+    assert (min(eyes), max(eyes)) == (avatar.poses.blink.min(), avatar.poses.blink.max())
+    cameras = [camera for _, _, camera in shown]
+    angles, trans = avatar.poses.euler, avatar.poses.trans
+    axis = np.ptp(angles, axis=0).argmax()
+    for frame in (angles[:, axis].argmin(), angles[:, axis].argmax()):
+        end = Pose.from_tracking(angles[frame], trans[frame]).camera_vector()
+        assert any(np.array_equal(end, camera) for camera in cameras)
+    for audio, _, _ in shown:
+        assert audio.shape == (8, avatar.network.audio_channels, 16)
+        assert audio.dtype == np.float32
+        assert np.sqrt((audio**2).mean()) == pytest.approx(1.0, rel=0.05)  # normalised features
+
+
+def test_example_frames_change_what_fast_leaves_out() -> None:
+    if not set(FAST_ISA) & set(_native.available_isas()):
+        pytest.skip("this machine or build has no integer products: " + ", ".join(FAST_ISA))
+    avatar = make_avatar(n=500)
+    results = []
+    for head in (avatar, replace(avatar, poses=None)):
+        with Renderer(head, config=EngineConfig(precision="fast")) as renderer:
+            results.append(renderer.deform(*inputs(avatar)))
+    assert not np.array_equal(results[0].sh, results[1].sh)
+
+
 def fast_attributes(isa: str) -> Any:
     avatar = make_avatar(n=70, layers=2)
     with Renderer(avatar, config=EngineConfig(isa=isa, precision="fast")) as renderer:
