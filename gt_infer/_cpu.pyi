@@ -84,7 +84,7 @@ class Engine:
         isa: str,
         precision: str,
         threads: int,
-        examples: Sequence[tuple[_Floats, float, _Floats]] = ...,
+        examples: Sequence[tuple[_Floats, float, _Floats, _Floats]] = ...,
     ) -> None: ...
     @property
     def isa(self) -> str: ...

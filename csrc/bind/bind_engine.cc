@@ -105,8 +105,8 @@ cpu::FrameInput make_input(const cpu::Model& model, const FloatArray& audio, flo
           data_of(camera, {12}, "camera")};
 }
 
-// A frame's audio, eye and camera.
-using Example = std::tuple<FloatArray, float, FloatArray>;
+// A frame's audio, eye, camera and viewmat.
+using Example = std::tuple<FloatArray, float, FloatArray, FloatArray>;
 
 py::dict as_dict(const cpu::StageTimes& times) {
   py::dict result;
@@ -263,14 +263,16 @@ void bind_engine(py::module_& m) {
   py::class_<cpu::Engine>(m, "Engine", "One avatar on one CPU; calls may come from any thread.")
       .def(py::init([](std::shared_ptr<cpu::Model> model, const std::string& isa,
                        const std::string& precision, int threads, const std::vector<Example>& examples) {
-             std::vector<cpu::FrameInput> inputs;
-             for (const auto& [audio, eye, camera] : examples) {
-               inputs.push_back(make_input(*model, audio, eye, camera));
+             std::vector<cpu::ExampleFrame> frames;
+             for (const auto& [audio, eye, camera, viewmat] : examples) {
+               const View view = cpu::make_view(data_of(viewmat, {4, 4}, "viewmat"), 1.0f, 1, 1);
+               const float* at = view.camera_center;
+               frames.push_back({make_input(*model, audio, eye, camera), {at[0], at[1], at[2]}});
              }
              const cpu::KernelTable& kernels = cpu::find_kernels(isa);
              const cpu::Precision of = precision_of(precision);
              py::gil_scoped_release unlocked;
-             return std::make_unique<cpu::Engine>(std::move(model), kernels, of, threads, inputs);
+             return std::make_unique<cpu::Engine>(std::move(model), kernels, of, threads, frames);
            }),
            py::arg("model"), py::kw_only(), py::arg("isa"), py::arg("precision"), py::arg("threads"),
            py::arg("examples") = std::vector<Example>{})

@@ -140,6 +140,7 @@ struct TileRows {
   std::uint32_t* hidden_words;
   void* weights;
   float* centre;
+  float* color_weights;
   std::uint32_t* likely;
   std::uint32_t* kept;
 
@@ -154,11 +155,16 @@ struct TileRows {
         hidden_words(words(scratch + layout.hidden_words * kTileGaussians)),
         weights(scratch + layout.weights * kTileGaussians),
         centre(scratch + layout.centre * kTileGaussians),
+        color_weights(scratch + layout.color_weights * kTileGaussians),
         likely(words(scratch + layout.likely * kTileGaussians)),
         kept(words(scratch + layout.kept * kTileGaussians)) {}
 
   static std::uint32_t* words(float* at) { return reinterpret_cast<std::uint32_t*>(at); }
 };
+
+inline const float* canonical_rows(const DeformJob& job, std::int32_t tile) {
+  return job.canonical + std::ptrdiff_t{tile} * kAttributeRows * kTileGaussians;
+}
 
 // What never changes of a tile, and the FFN and the heads, in float32.
 struct FloatProducts {
@@ -190,9 +196,13 @@ struct FloatProducts {
     ffn_out(layer, rows);
   }
 
-  // rows.attributes += heads(relu(x)); rows.state_a is free. To the padding rows past its own a head
-  // adds zero.
-  static void heads(const DeformJob& job, std::int32_t, const float* x, const TileRows& rows, Upcoming& upcoming) {
+  static void look(const DeformJob&, std::int32_t, const TileRows&) {}
+
+  // rows.attributes = canonical + heads(relu(x)), and the colour rows; returns the harmonics' rows.
+  // rows.state_a is free. To the padding rows past its own a head adds zero.
+  static const float* heads(const DeformJob& job, std::int32_t tile, const float* x, const TileRows& rows,
+                            Upcoming& upcoming) {
+    std::memcpy(rows.attributes, canonical_rows(job, tile), kAttributeRows * kTileGaussians * sizeof(float));
     relu(x, job.d_model, rows.state_a);
     for (int h = 0; h < kHeads; ++h) {
       float* const attributes = rows.attributes + kHeadFirstRow[h] * kTileGaussians;
@@ -203,6 +213,8 @@ struct FloatProducts {
       upcoming.fetch();
       matmul(head.out, rows.hidden, AddAndStore{attributes, attributes});
     }
+    fill_colors(rows.attributes);
+    return rows.attributes + kFirstShRow * kTileGaussians;
   }
 
  private:
@@ -221,9 +233,8 @@ void deform_tiles(const DeformJob& job, std::int32_t begin, std::int32_t end, fl
     const std::uint32_t* whose = job.order + first;
     // Past the last tile there is nothing to fetch: then this one, which is here already.
     Upcoming upcoming = Products::upcoming(job, tile + 1 < job.n_tiles ? tile + 1 : tile);
+    if (tile == begin || tile % (kTilesPerView * kViewsAtOnce) == 0) Products::look(job, tile, rows);
     const float* x = Products::load_features(job, tile, rows);
-    constexpr int kAttributes = kAttributeRows * kTileGaussians;
-    std::memcpy(rows.attributes, job.canonical + std::ptrdiff_t{tile} * kAttributes, kAttributes * sizeof(float));
     for (std::int32_t l = 0; l < job.n_layers; ++l) {
       const LayerWeights& layer = job.layers[l];
       matmul(layer.scores, x, Store{rows.attention});
@@ -245,13 +256,13 @@ void deform_tiles(const DeformJob& job, std::int32_t begin, std::int32_t end, fl
       layer_norm(rows.state_b, job.d_model, layer.norm2_gamma, layer.norm2_beta, inverse_std);
       x = rows.state_b;
     }
-    Products::heads(job, tile, x, rows, upcoming);
+    const float* const sh = Products::heads(job, tile, x, rows, upcoming);
     activate(rows.attributes);
     if (job.attributes.means != nullptr) {
       write_attributes(rows.attributes, whose, valid, job.attributes);
     }
     if (job.out.splats != nullptr) {
-      project_rows(rows.attributes, first, valid, *job.view, job.raster, job.out);
+      project_rows(rows.attributes, sh, first, valid, *job.view, job.raster, job.out);
     }
   }
 }

@@ -22,21 +22,21 @@ View make_view(const float* viewmat, float focal, int width, int height) {
 }
 
 Engine::Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, Precision precision,
-               int threads, const std::vector<FrameInput>& examples)
+               int threads, const std::vector<ExampleFrame>& examples)
     : model_(std::move(model)),
       kernels_(kernels),
       deform_project_(precision == Precision::kFast && kernels.deform_project_rounded != nullptr
                           ? kernels.deform_project_rounded
                           : kernels.deform_project),
-      reach_(*model_),
-      with_all_threads_(model_, kernels_, deform_project_, reach_, threads) {
+      observations_(*model_),
+      with_all_threads_(model_, kernels_, deform_project_, observations_, threads) {
   idle_.reserve(static_cast<std::size_t>(threads) + 1);
   if (deform_project_ != kernels.deform_project_rounded) return;
   if (examples.empty()) {
-    reach_.guess();
+    observations_.guess();
   } else {
-    for (const FrameInput& example : examples) with_all_threads_.observe(example, reach_);
-    reach_.widen();
+    for (const ExampleFrame& example : examples) with_all_threads_.observe(example, observations_);
+    observations_.widen();
   }
 }
 
@@ -53,7 +53,7 @@ Engine::Loan::Loan(Engine& engine) : engine_(engine) {
   if (engine.lent_ > 0) {
     if (engine.idle_.empty()) {
       single_ = std::make_unique<FrameMaker>(engine.model_, engine.kernels_, engine.deform_project_,
-                                             engine.reach_, 1);
+                                             engine.observations_, 1);
     } else {
       single_ = std::move(engine.idle_.back());
       engine.idle_.pop_back();

@@ -25,7 +25,7 @@ class Engine {
   // `examples`: frames as different as this avatar's get. With them rounded products know better which
   // hidden units they may leave out.
   Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, Precision precision,
-         int threads, const std::vector<FrameInput>& examples = {});
+         int threads, const std::vector<ExampleFrame>& examples = {});
 
   const Model& model() const { return *model_; }
   const KernelTable& kernels() const { return kernels_; }
@@ -54,7 +54,7 @@ class Engine {
   std::shared_ptr<const Model> model_;
   const KernelTable& kernels_;
   const KernelTable::DeformProject deform_project_;
-  UnitReach reach_;
+  TileObservations observations_;
   std::mutex mutex_;
   std::condition_variable returned_;
   int lent_ = 0;  // with_all_threads_ goes to who comes when it is 0

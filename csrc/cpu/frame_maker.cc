@@ -1,5 +1,6 @@
 #include "frame_maker.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace gt::cpu {
@@ -20,11 +21,11 @@ double milliseconds_since(std::chrono::steady_clock::time_point& mark) {
 }  // namespace
 
 FrameMaker::FrameMaker(std::shared_ptr<const Model> model, const KernelTable& kernels,
-                       KernelTable::DeformProject deform_project, const UnitReach& reach,
+                       KernelTable::DeformProject deform_project, const TileObservations& observations,
                        int threads)
     : model_(std::move(model)),
       deform_project_(deform_project),
-      reach_(reach),
+      observations_(observations),
       context_(kernels, threads),
       splatter_(context_),
       arena_block_(kArenaBytes),
@@ -60,13 +61,15 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
   job.order = model.order.data();
   if (deform_project_ == context_.kernels().deform_project_rounded) {
     job.packed = model.packed(context_);
-    job.reach = reach_.data();
-    job.reach_units = reach_.units();
+    job.reach = observations_.reach();
+    job.color_errors = observations_.color_errors();
+    job.reach_units = observations_.units();
   } else {
     job.features = model.features.data();
     job.static_hidden = model.static_hidden(context_);
   }
   job.canonical = model.canonical.data();
+  job.view_centres = model.view_centres.data();
   job.layers = layers_.data();
   for (int h = 0; h < kHeads; ++h) {
     const Model::Head& head = model.heads[h];
@@ -74,6 +77,7 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
     job.rounded_heads[h] = model.rounded_heads[h].view();
   }
   job.rounded_means_head = model.rounded_means_head.view();
+  job.rounded_sh_out = model.rounded_sh_out.view();
   return job;
 }
 
@@ -85,9 +89,12 @@ void FrameMaker::run(const DeformJob& job) {
                         });
 }
 
-void FrameMaker::observe(const FrameInput& input, UnitReach& reach) {
-  DeformJob job = prepare(input);
-  job.observed = reach.data();
+void FrameMaker::observe(const ExampleFrame& example, TileObservations& observations) {
+  DeformJob job = prepare(example.input);
+  View view{};
+  std::copy_n(example.camera_center, 3, view.camera_center);
+  job.view = &view;
+  job.observed = observations.raise();
   run(job);
 }
 

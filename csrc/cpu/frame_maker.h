@@ -9,7 +9,7 @@
 #include "model.h"
 #include "splatter.h"
 #include "tokens.h"
-#include "unit_reach.h"
+#include "tile_observations.h"
 
 namespace gt::cpu {
 
@@ -21,17 +21,22 @@ struct StageTimes {
   double blend = 0.0;
 };
 
+struct ExampleFrame {
+  FrameInput input;
+  float camera_center[3];
+};
+
 // Not thread-safe: an Engine lends it to one caller after the other.
 class FrameMaker {
  public:
-  // `reach`: of the model's units, read with rounded products.
+  // `observations`: of the model's tiles, read with rounded products.
   FrameMaker(std::shared_ptr<const Model> model, const KernelTable& kernels,
-             KernelTable::DeformProject deform_project, const UnitReach& reach, int threads);
+             KernelTable::DeformProject deform_project, const TileObservations& observations, int threads);
 
   const Context& context() const { return context_; }
 
-  // Raises `reach` to what this frame shows; with rounded products alone.
-  void observe(const FrameInput& input, UnitReach& reach);
+  // Raises `observations` to what this frame shows; with rounded products alone.
+  void observe(const ExampleFrame& example, TileObservations& observations);
   void deform(const FrameInput& input, const AttributeArrays& attributes);
   StageTimes render(const FrameInput& input, const View& view, const RasterParams& raster,
                     const Target& target);
@@ -42,7 +47,7 @@ class FrameMaker {
 
   std::shared_ptr<const Model> model_;
   const KernelTable::DeformProject deform_project_;
-  const UnitReach& reach_;
+  const TileObservations& observations_;
   Context context_;
   Splatter splatter_;
   std::vector<std::byte> arena_block_;

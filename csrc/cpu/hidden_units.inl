@@ -4,7 +4,7 @@
 // Behind a ReLU, a unit that is zero for all of a tile is left out of the product that follows it:
 // nothing changes. In front of it, a unit is left out where it is below zero at the tile's centre, by
 // more than it is expected to rise on the way to any of the tile's Gaussians: so much per distance of
-// the one that is farthest (unit_reach.h).
+// the one that is farthest (tile_observations.h).
 #pragma once
 
 #include "deform_kernels.inl"
@@ -111,11 +111,12 @@ class State {
 // somewhere: together, with whose they are.
 class RowKeeper {
  public:
+  static constexpr bool kTakesAll = false;
   RowKeeper(float* rows, std::uint32_t* kept) : next_(rows), kept_(kept), end_(kept) {
     for (VecF& t : top_) t = VecF(0.0f);
   }
   // Vector v of a row; the last decides on it.
-  void put(int v, VecF value) {
+  void put(std::uint32_t, int v, VecF value) {
     highest_ = v == 0 ? value : vmax(highest_, value);
     top_[v] = vmax(top_[v], value);
     store(next_ + v * VecF::kLanes, value);

@@ -1,12 +1,9 @@
-// The FFN and the heads with integer products. How they are multiplied is a policy: here by lanes, with
-// instructions that multiply and add four bytes (or two 16-bit numbers) per lane at once. Sums are exact; what is lost is the rounding of weights
-// (once, per row) and of inputs (per Gaussian, to its own largest value).
-//
-// Which width where was measured (docs/performance.md): an error of the positions can swap two
-// Gaussians in depth, so all that leads to them has 13 to 16 bits; the other heads have eight.
+// Integer products by lanes, with instructions that multiply and add four bytes (or two 16-bit numbers)
+// per lane at once. Sums are exact; what is lost is the rounding of weights (once, per row) and of inputs
+// (per Gaussian, to its own largest value).
 #pragma once
 
-#include "hidden_units.inl"
+#include "head_outputs.inl"
 
 namespace gt::cpu {
 namespace {
@@ -80,66 +77,101 @@ inline void round_to_halves(const float* x, int rows, const float* largest, std:
   }
 }
 
+// Two Gaussians of a pair (gaussian_order.h) as one, in the first half of the lanes. Rows of bytes, with the
+// same step for both.
+inline void average_pairs(const RoundedRows& x, int rows, std::uint32_t* words, RoundedRows& out) {
+  constexpr int kHalf = kTileGaussians / 2;
+  out.words = words;
+  for (int lane = 0; lane < kHalf; lane += VecF::kLanes) {
+    store(out.step + lane, load(x.step + lane));
+    for (int at = lane; at < (rows + 3) / 4 * kTileGaussians; at += kTileGaussians) {
+      store(words + at, average_bytes(load(x.words + at), load(x.words + at + kHalf)));
+    }
+  }
+}
+
+// The larger of both for either.
+inline void share_in_pairs(float* of_lanes) {
+  constexpr int kHalf = kTileGaussians / 2;
+  for (int lane = 0; lane < kHalf; lane += VecF::kLanes) {
+    const VecF larger = vmax(load(of_lanes + lane), load(of_lanes + lane + kHalf));
+    store(of_lanes + lane, larger);
+    store(of_lanes + lane + kHalf, larger);
+  }
+}
+
+// Keeps hidden rows that come in the scales of their weights.
+template <class Keeper>
+class ScaledKeeper {
+ public:
+  static constexpr bool kTakesAll = Keeper::kTakesAll;
+  ScaledKeeper(float* rows, std::uint32_t* kept, const float* scales) : keeper_(rows, kept), scales_(scales) {}
+  void put(std::uint32_t unit, int v, VecF value) { keeper_.put(unit, v, value * VecF(scales_[unit])); }
+  void put_zero(std::uint32_t unit) { keeper_.put_zero(unit); }
+  void end_row(std::uint32_t unit) { keeper_.end_row(unit); }
+  int finish(float* largest) const { return keeper_.finish(largest); }
+
+ private:
+  Keeper keeper_;
+  const float* scales_;
+};
+
+// A hidden unit from its exact sum, in the scale of its weights.
+inline VecF scaled_unit(VecI sum, VecF step, float shift) {
+  return vmax(fma(to_float(sum), step, VecF(shift)), VecF(0.0f));
+}
+
 // A product from its exact sum.
 inline VecF dequantize(VecI sum, VecF unit, float scale, float bias) {
   return fma(to_float(sum) * unit, VecF(scale), VecF(bias));
 }
 
-// Where hidden rows come from and where they go.
-struct HiddenRows {
-  float* rows;          // [kept, 32], zero or above
-  std::uint32_t* kept;  // whose they are
-  float* largest;       // [32], of each lane
-};
-
 // Multiplies by lanes: a vector holds the same rows of as many Gaussians.
 struct LaneMultiply {
-  // The rows of max(0, W x + b) for the listed units, without those that are zero; returns how many are
-  // left. `units` has room for kListRows more.
-  template <class Integer>
-  [[gnu::noinline]] static int hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x,
-                                      std::uint32_t* units, int size, const HiddenRows& out) {
-    for (int i = 0; i < kListRows; ++i) units[size + i] = static_cast<std::uint32_t>(W.rows);
+  static constexpr int kListVectors = kTileGaussians / VecF::kLanes;
+
+  // Gives the rows of max(0, W x + b) for the listed units, divided by the scale of their weights, to `sink`,
+  // which it returns: of a tile, or of so many vectors of it. `units` has room for kMostListed more.
+  template <int vectors = kListVectors, class Integer, class Sink>
+  [[gnu::noinline]] static Sink hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x,
+                                       std::uint32_t* units, int size, Sink sink) {
+    constexpr int kRows = kListRows * kListVectors / vectors;  // as many sums as a tile's
+    for (int i = 0; i < kRows; ++i) units[size + i] = static_cast<std::uint32_t>(W.rows);
     // Here, because the compiler takes vector stores to change what `W` points at.
     const Integer* const by_row = W.by_row;
-    const float* const scales = W.scales;
-    const float* const bias = W.bias;
+    const float* const shifts = W.shifts;
     const std::uint32_t* const words = x.words;
     const int groups = W.groups;
-    VecF unit[kListVectors];
-    for (int v = 0; v < kListVectors; ++v) unit[v] = load(x.step + v * VecF::kLanes);
-    RowKeeper keeper(out.rows, out.kept);
-    for (int first = 0; first < size; first += kListRows) {
-      const Integer* weights[kListRows];
-      for (int r = 0; r < kListRows; ++r) {
+    VecF step[vectors];
+    for (int v = 0; v < vectors; ++v) step[v] = load(x.step + v * VecF::kLanes);
+    for (int first = 0; first < size; first += kRows) {
+      const Integer* weights[kRows];
+      for (int r = 0; r < kRows; ++r) {
         weights[r] = by_row + std::ptrdiff_t{units[first + r]} * groups * kPerGroup<Integer>;
       }
-      VecI sum[kListRows][kListVectors];
+      VecI sum[kRows][vectors];
       for (auto& of_row : sum) {
         for (VecI& s : of_row) s = VecI(0);
       }
       for (int k = 0; k < groups; ++k) {
-        VecI lanes[kListVectors];
-        for (int v = 0; v < kListVectors; ++v) {
+        VecI lanes[vectors];
+        for (int v = 0; v < vectors; ++v) {
           lanes[v] = load(words + k * kTileGaussians + v * VecF::kLanes);
         }
-        for (int r = 0; r < kListRows; ++r) {
+        for (int r = 0; r < kRows; ++r) {
           const VecI w = broadcast_word(weights[r] + k * kPerGroup<Integer>);
-          for (int v = 0; v < kListVectors; ++v) sum[r][v] = dot_add<Integer>(sum[r][v], lanes[v], w);
+          for (int v = 0; v < vectors; ++v) sum[r][v] = dot_add<Integer>(sum[r][v], lanes[v], w);
         }
       }
       // Unrolled, or the sums would live in memory, in the loop above too.
-#pragma GCC unroll 8
-      for (int r = 0; r < kListRows; ++r) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
         const std::uint32_t u = units[first + r];
-        for (int v = 0; v < kListVectors; ++v) {
-          const VecF value = dequantize(sum[r][v], unit[v], scales[u], bias[u]);
-          keeper.put(v, vmax(value, VecF(0.0f)));
-        }
-        keeper.end_row(u);
+        for (int v = 0; v < vectors; ++v) sink.put(u, v, scaled_unit(sum[r][v], step[v], shifts[u]));
+        sink.end_row(u);
       }
     }
-    return keeper.finish(out.largest);
+    return sink;
   }
 
   // For rows that are made otherwise.
@@ -175,8 +207,6 @@ struct LaneMultiply {
   }
 
  private:
-  static constexpr int kListVectors = kTileGaussians / VecF::kLanes;
-
   // Words of one number of each of the listed columns. Whole vectors at once: the last may go past the
   // end, into what is written next or room that is there for it.
   static void interleave(const std::int8_t* columns, const std::uint32_t* units, int stride,
@@ -223,117 +253,6 @@ struct LaneMultiply {
     }
   }
 };
-
-// Multiply does what LaneMultiply says.
-template <class Multiply>
-struct RoundedProducts {
-  static Upcoming upcoming(const DeformJob& job, std::int32_t tile) {
-    return {{job.packed.rows, job.d_model + job.first_width(), tile},
-            {job.packed.steps, PackedTiles::kSteps, tile},
-            {job.canonical, kAttributeRows, tile}};
-  }
-
-  static const float* load_features(const DeformJob& job, std::int32_t tile, const TileRows& rows) {
-    const std::int16_t* packed = packed_rows(job, tile);
-    const float* step = packed_steps(job, tile);
-    for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
-      const VecF unit = load(step + lane);
-      for (int at = lane; at < job.d_model * kTileGaussians; at += kTileGaussians) {
-        store(rows.state_b + at, load_integers(packed + at) * unit);
-      }
-    }
-    return rows.state_b;
-  }
-
-  static void first_ffn(const DeformJob& job, std::int32_t tile, const TileRows& rows,
-                        const float* inverse_std) {
-    const LayerWeights& layer = job.layers[0];
-    const std::int16_t* hidden = packed_rows(job, tile) + job.d_model * kTileGaussians;
-    const float* step = packed_steps(job, tile) + kTileGaussians;
-    const float* bias = layer.normalized_bias;
-    constexpr int kLast = kTileGaussians - VecF::kLanes;
-    typename Multiply::Keeper keeper(rows.hidden, rows.kept);
-    matmul<kListRows, kTileGaussians / VecF::kLanes>(
-        layer.hidden_mix, rows.attention, [&](int row, int lane, VecF sum) {
-          const VecF before =
-              fma(load_integers(hidden + row * kTileGaussians + lane), load(step + lane), sum);
-          const VecF value = fma(before, load(inverse_std + lane), VecF(bias[row]));
-          keeper.put(lane / VecF::kLanes, vmax(value, VecF(0.0f)));
-          if (lane == kLast) keeper.end_row(static_cast<std::uint32_t>(row));
-        });
-    alignas(64) float largest[kTileGaussians];
-    const int kept = keeper.finish(largest);
-    ffn_out(layer, rows, kept, largest);
-  }
-
-  static void ffn(const LayerWeights& layer, const DeformJob& job, const TileRows& rows) {
-    alignas(64) float largest[kTileGaussians];
-    RoundedRows x;
-    largest_magnitudes(rows.state_a, job.d_model, largest);
-    Multiply::round_to_16(rows.state_a, job.d_model, largest, rows.state_words, x);
-    const int units = layer.rounded_ffn_hidden.rows;
-    for (int u = 0; u < units; ++u) rows.likely[u] = static_cast<std::uint32_t>(u);
-    const int kept = Multiply::hidden(layer.rounded_ffn_hidden, x, rows.likely, units,
-                                      {rows.hidden, rows.kept, largest});
-    ffn_out(layer, rows, kept, largest);
-  }
-
-  static void heads(const DeformJob& job, std::int32_t tile, const float* x, const TileRows& rows,
-                    Upcoming& upcoming) {
-    const State state(x, job.d_model, rows.state_a, rows.centre);
-    const std::ptrdiff_t first_unit = std::ptrdiff_t{tile} * job.reach_units;
-    if (job.observed != nullptr) return observe(job, state, rows.state_a, job.observed + first_unit);
-    const std::uint8_t* reach = job.reach + first_unit;
-    RoundedRows rounded;
-    const auto run = [&](int h, const auto& head, auto round) {
-      alignas(64) float largest[kTileGaussians];
-      RoundedRows hidden;
-      float* const attributes = rows.attributes + kHeadFirstRow[h] * kTileGaussians;
-      upcoming.fetch();
-      const int likely = state.likely_units(head.forecast, reach, rows.likely);
-      reach += head.forecast.units;
-      const int kept = Multiply::hidden(head.hidden, rounded, rows.likely, likely,
-                                        {rows.hidden, rows.kept, largest});
-      round(rows.hidden, kept, largest, rows.hidden_words, hidden);
-      upcoming.fetch();
-      Multiply::outputs(head.out, hidden, rows.kept, kept, rows.weights, attributes, attributes);
-    };
-    if (job.heads[0].is_present) {
-      Multiply::round_to_16(rows.state_a, job.d_model, state.largest, rows.state_words, rounded);
-      run(0, job.rounded_means_head, Multiply::round_to_16);
-    }
-    round_to_bytes(rows.state_a, job.d_model, state.largest, rows.state_words, rounded);
-    for (int h = 1; h < kHeads; ++h) {
-      if (job.heads[h].is_present) run(h, job.rounded_heads[h], round_to_bytes);
-    }
-  }
-
- private:
-  [[gnu::noinline]] static void observe(const DeformJob& job, const State& state, const float* x,
-                                        std::uint8_t* reach) {
-    for (int h = 0; h < kHeads; ++h) {
-      if (!job.heads[h].is_present) continue;
-      const UnitForecast& forecast = h == 0 ? job.rounded_means_head.forecast : job.rounded_heads[h].forecast;
-      state.observe(job.heads[h].hidden, forecast, x, reach);
-      reach += forecast.units;
-    }
-  }
-
-  static void ffn_out(const LayerWeights& layer, const TileRows& rows, int kept, const float* largest) {
-    RoundedRows x;
-    Multiply::round_to_16(rows.hidden, kept, largest, rows.hidden_words, x);
-    Multiply::outputs(layer.rounded_ffn_out, x, rows.kept, kept, rows.weights, rows.state_a, rows.state_b);
-  }
-
-  static const std::int16_t* packed_rows(const DeformJob& job, std::int32_t tile) {
-    return job.packed.rows + std::ptrdiff_t{tile} * (job.d_model + job.first_width()) * kTileGaussians;
-  }
-  static const float* packed_steps(const DeformJob& job, std::int32_t tile) {
-    return job.packed.steps + std::ptrdiff_t{tile} * PackedTiles::kSteps * kTileGaussians;
-  }
-};
-
-using IntegerProducts = RoundedProducts<LaneMultiply>;
 
 }  // namespace
 }  // namespace gt::cpu

@@ -15,9 +15,12 @@ constexpr int kHeads = 5;           // means, log-scales, quats, logit-opacity, 
 constexpr int kHeadRows[kHeads] = {3, 3, 4, 1, 48};
 constexpr int kHeadFirstRow[kHeads] = {0, 3, 6, 10, 11};
 constexpr int kAttributeRows = 59;
+constexpr int kFirstShRow = kHeadFirstRow[kHeads - 1];
 // Rows of a packed matrix come in panels of 8 and, for a remainder of up to 4, one panel of 4.
 constexpr int kPanelRows = 8;
 constexpr int kHalfPanelRows = 4;
+// What a colour is before canonical spherical harmonics: three rows after the attributes.
+constexpr int kFirstColorRow = kAttributeRows;
 // A half panel may write up to 3 rows past an attribute's own.
 constexpr int kAttributeBufferRows = 64;
 
@@ -57,8 +60,10 @@ struct IntegerMatrix {
   const Integer* by_row;
   const Integer* by_column;
   const std::uint8_t* byte_blocks;
-  const float* scales;  // [rows + 1] at least, like the bias; zero past the end
+  // [rows + 1] at least; past the end the bias is zero.
+  const float* scales;
   const float* bias;
+  const float* shifts;  // bias / scales
   std::int32_t rows;
   std::int32_t cols;
   std::int32_t groups;
@@ -80,6 +85,12 @@ struct UnitForecast {
 constexpr int attention_row(int head, int token, int n_head) {
   return token == kTokens - 1 ? n_head * (kTokens - 1) + head : head * (kTokens - 1) + token;
 }
+
+// Directions from the camera, for head_outputs.inl: one for so many tiles, so many at once. Rows of all of them
+// end with a vector to spare.
+constexpr int kTilesPerView = 2;
+constexpr int kViewsAtOnce = 4;
+constexpr std::int32_t view_stride(std::int32_t tiles) { return tiles / kTilesPerView + 16; }
 
 // One cross-attention layer with this frame's tokens folded in (MODEL section 2, "exact algebra"):
 // scores [4 n_head, d_model] gives the logits, mix [d_model, 3 n_head] the concatenated values after
@@ -107,11 +118,19 @@ struct HeadWeights {
   PackedMatrix out;
 };
 
+// The second layer of a head, for hidden units that are added up as they are made, in the scale of the first
+// layer's row: weights [rows][stride], with the bias after the last unit; the stride is a multiple of 16.
+struct HeadOutput {
+  const float* weights;
+  std::int32_t units;
+  std::int32_t stride;
+};
+
 template <class Integer>
 struct IntegerHead {
   UnitForecast forecast;
   IntegerMatrix<Integer> hidden;
-  IntegerMatrix<Integer> out;
+  HeadOutput out;
 };
 
 // What the first layer needs of a tile, in half the memory, which is what its kernels wait for: features
@@ -158,6 +177,11 @@ struct SplatArrays {
 };
 constexpr std::uint32_t kNotDrawn = 0xffffffffu;
 
+struct ObservedTiles {
+  std::uint8_t* reach;
+  float* color_errors;  // the largest of a tile's, of any channel
+};
+
 struct DeformJob {
   std::int32_t n_gaussians;
   std::int32_t n_tiles;
@@ -171,16 +195,20 @@ struct DeformJob {
   const float* static_hidden;  // [tiles, first_width(), 32]
   PackedTiles packed;
   const float* canonical;      // [tiles, 59, 32] raw attributes, rows in the heads' order
+  const float* view_centres;   // [3, view_stride(n_tiles)]: the mean of the canonical means of a view's tiles
   int first_width() const { return padded_rows(layers[0].hidden_mix.rows); }
   const LayerWeights* layers;
   HeadWeights heads[kHeads];
   IntegerHead<std::int16_t> rounded_means_head;
   IntegerHead<std::int8_t> rounded_heads[kHeads];  // [0] unused: positions need more bits
-  const std::uint8_t* reach;  // [tiles, reach_units], read by rounded products; unit_reach.h
+  IntegerMatrix<std::int8_t> rounded_sh_out;
+  // tile_observations.h, read by rounded products.
+  const std::uint8_t* reach;  // [tiles, reach_units]
+  const float* color_errors;  // [tiles]
   std::int32_t reach_units;
-  std::uint8_t* observed;  // the same shape; not nullptr: only raised to what this frame shows
+  ObservedTiles observed;  // reach != nullptr: only raised to what this frame shows
   AttributeArrays attributes;
-  const View* view;
+  const View* view;  // read for splats and to observe
   RasterParams raster;
   SplatArrays out;
 };
@@ -252,12 +280,13 @@ struct TileLayout {
         centre(weights + whole_rows((padded_rows(d_model) + kAttributeBufferRows) *
                                     (hidden_width + kPanelRows) / 2 +
                                     kTileGaussians)),
-        likely(centre + whole_rows(padded_rows(d_model) + kForecastUnits)),
+        color_weights(centre + whole_rows(padded_rows(d_model) + kForecastUnits)),
+        likely(color_weights + kViewsAtOnce * 3 * whole_rows(hidden_width + kForecastUnits)),
         kept(likely + whole_rows(hidden_width + kForecastUnits)),
         end(kept + whole_rows(hidden_width + kForecastUnits)) {}
 
   int state_b, hidden, attention, attributes;
-  int state_words, hidden_words, weights, centre, likely, kept, end;
+  int state_words, hidden_words, weights, centre, color_weights, likely, kept, end;
 
  private:
   static constexpr int whole_rows(int floats) { return (floats + kTileGaussians - 1) / kTileGaussians; }

@@ -9,6 +9,7 @@
 
 #include "blend_kernels.inl"
 #include "deform_kernels.inl"
+#include "rounded_products.inl"
 #include "tile_products.inl"
 
 namespace gt::cpu {

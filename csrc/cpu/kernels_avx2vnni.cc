@@ -8,9 +8,9 @@
 
 #include "blend_kernels.inl"
 #include "deform_kernels.inl"
-#include "integer_products.inl"
+#include "rounded_products.inl"
 
 namespace gt::cpu {
 const KernelTable kAvx2VnniKernels = {GT_SIMD_NAME "vnni", deform_tiles<FloatProducts>,
-                                      deform_tiles<IntegerProducts>, multiply, project, blend};
+                                      deform_tiles<RoundedProducts<LaneMultiply>>, multiply, project, blend};
 }  // namespace gt::cpu

@@ -50,9 +50,9 @@ QuantizedWeights<Integer> round_linear(const LinearSource& source) {
 template <class Integer>
 Model::RoundedHead<Integer> round_head(const ModelSource::Head& head) {
   const LinearSource& hidden = head.hidden;
-  return {{hidden.weight, hidden.bias, hidden.out, hidden.in},
-          round_linear<Integer>(hidden),
-          round_linear<Integer>(head.out)};
+  QuantizedWeights<Integer> rounded = round_linear<Integer>(hidden);
+  OutputWeights out(head.out.weight, head.out.bias, head.out.out, head.out.in, rounded.view().scales);
+  return {{hidden.weight, hidden.bias, hidden.out, hidden.in}, std::move(rounded), std::move(out)};
 }
 
 std::vector<float> copy(const float* data, std::size_t size) { return {data, data + size}; }
@@ -129,6 +129,21 @@ void pack_canonical(const ModelSource& source, const std::vector<std::uint32_t>&
       }
     }
   }
+}
+
+std::vector<float> view_centres_of(const AlignedBuffer<float>& canonical, int n_tiles) {
+  const int stride = view_stride(n_tiles);
+  std::vector<float> centres(area(3, stride));
+  for (int tile = 0; tile < n_tiles; ++tile) {
+    const int view = tile / kTilesPerView;
+    const int together = std::min(kTilesPerView, n_tiles - view * kTilesPerView) * kTileGaussians;
+    const float* means = canonical.data() + area(tile, kAttributeRows) * kTileGaussians;
+    for (int i = 0; i < 3 * kTileGaussians; ++i) {
+      centres[area(i / kTileGaussians, stride) + static_cast<std::size_t>(view)] +=
+          means[i] / static_cast<float>(together);
+    }
+  }
+  return centres;
 }
 
 std::vector<std::uint32_t> order_slots(const ModelSource& source) {
@@ -212,6 +227,7 @@ Model::Model(const ModelSource& source)
       features(sample_features(source, order)),
       canonical(area(n_tiles, kAttributeRows) * kTileGaussians) {
   pack_canonical(source, order, canonical);
+  view_centres = view_centres_of(canonical, n_tiles);
 
   tokens.audio_conv = transpose_all(source.audio_conv, 3);
   tokens.audio_fc = transpose_all(source.audio_fc, 1);
@@ -260,6 +276,7 @@ Model::Model(const ModelSource& source)
     } else {
       rounded_heads[h] = round_head<std::int8_t>(source.heads[h]);
     }
+    if (h == kHeads - 1) rounded_sh_out = round_linear<std::int8_t>(source.heads[h].out);
     hidden_width = std::max(hidden_width, heads[h].hidden.rows());
   }
 }

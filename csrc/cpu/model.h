@@ -100,6 +100,7 @@ struct Model {
   std::vector<std::uint32_t> order;    // [tiles * 32]: whose slot it is; n and above are nobody's
   AlignedBuffer<float> features;       // [tiles, d_model, 32]
   AlignedBuffer<float> canonical;      // [tiles, 59, 32]
+  std::vector<float> view_centres;     // as DeformJob has it
   // Either is made when it is first asked for, with the machine that is given.
   const float* static_hidden(Context& context) const;  // [tiles, padded rows of the first FFN, 32]: H f
   PackedTiles packed(Context& context) const;
@@ -124,11 +125,13 @@ struct Model {
   template <class Integer>
   struct RoundedHead {
     ForecastWeights forecast;
-    QuantizedWeights<Integer> hidden, out;
+    QuantizedWeights<Integer> hidden;
+    OutputWeights out;
     IntegerHead<Integer> view() const { return {forecast.view(), hidden.view(), out.view()}; }
   };
   RoundedHead<std::int16_t> rounded_means_head;
   RoundedHead<std::int8_t> rounded_heads[kHeads];  // [0] stays empty
+  QuantizedWeights<std::int8_t> rounded_sh_out;
   const ForecastWeights& forecast(int head) const {
     return head == 0 ? rounded_means_head.forecast : rounded_heads[head].forecast;
   }

@@ -25,6 +25,21 @@ class PackedWeights {
   AlignedBuffer<float> bias_;
 };
 
+// HeadOutput's.
+class OutputWeights {
+ public:
+  OutputWeights() = default;
+  // W row-major [rows, units]; bias [rows] or nullptr for zero. unit_scales [units]: of the first layer.
+  OutputWeights(const float* weight, const float* bias, int rows, int units, const float* unit_scales);
+
+  HeadOutput view() const { return {weights_.data(), units_, stride_}; }
+
+ private:
+  int units_ = 0;
+  int stride_ = 0;
+  AlignedBuffer<float> weights_;
+};
+
 // W row-major [rows, cols]; bias [rows] or nullptr for zero.
 PackedWeights pack(const float* weight, const float* bias, int rows, int cols);
 

@@ -14,6 +14,11 @@ namespace {
 
 constexpr float kBrightest = 1e30f;
 
+// Harmonics are offsets from grey.
+inline void fill_colors(float* rows) {
+  for (int i = 0; i < 3 * kTileGaussians; ++i) rows[kFirstColorRow * kTileGaussians + i] = 0.5f;
+}
+
 // Raw attribute rows -> exp(scale), rotation / |rotation|, sigmoid(opacity), in place.
 inline void activate(float* rows) {
   for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
@@ -63,8 +68,9 @@ inline void write_attributes(const float* rows, const std::uint32_t* whose, int 
   }
 }
 
-// Activated attribute rows -> splats and the pixels they reach.
-inline void project_rows(const float* rows, int first, int valid, const View& view,
+// Activated attribute rows -> splats and the pixels they reach. `sh`: rows of harmonics, which are added to
+// the colour rows.
+inline void project_rows(const float* rows, const float* sh, int first, int valid, const View& view,
                          const RasterParams& params, const SplatArrays& out) {
   constexpr int kFields = 13;
   constexpr float kLog2E = 1.44269504088896341f;
@@ -88,9 +94,11 @@ inline void project_rows(const float* rows, int first, int valid, const View& vi
     const VecF inv_norm = VecF(1.0f) / vmax(vsqrt(norm2), VecF(1e-20f));
     VecF basis[kShCoefficients];
     sh_basis(direction[0] * inv_norm, direction[1] * inv_norm, direction[2] * inv_norm, basis);
-    VecF color[3] = {VecF(0.5f), VecF(0.5f), VecF(0.5f)};
+    VecF color[3] = {row(kFirstColorRow), row(kFirstColorRow + 1), row(kFirstColorRow + 2)};
     for (int k = 0; k < kShCoefficients; ++k) {
-      for (int c = 0; c < 3; ++c) color[c] = fma(basis[k], row(11 + 3 * k + c), color[c]);
+      for (int c = 0; c < 3; ++c) {
+        color[c] = fma(basis[k], load(sh + (3 * k + c) * kTileGaussians + lane), color[c]);
+      }
     }
 
     // Trained colours may exceed white; the upper limit only keeps sums of absurd ones finite.
@@ -170,7 +178,8 @@ void project(const ProjectJob& job, std::int32_t begin, std::int32_t end, float*
       const float inv_norm = 1.0f / vmax(vsqrt(norm2), 1e-12f);
       for (int k = 0; k < 4; ++k) quat[k * kTileGaussians] *= inv_norm;
     }
-    project_rows(scratch, first, valid, *job.view, job.raster, job.out);
+    fill_colors(scratch);
+    project_rows(scratch, scratch + kFirstShRow * kTileGaussians, first, valid, *job.view, job.raster, job.out);
   }
 }
 

@@ -10,7 +10,7 @@ namespace gt::cpu {
 namespace {
 
 template <class Integer>
-float row_scale(const float* weight, int cols) {
+float row_scale(const float* weight, int cols, float bias) {
   double largest = 0.0;
   double total = 0.0;
   for (int c = 0; c < cols; ++c) {
@@ -25,6 +25,8 @@ float row_scale(const float* weight, int cols) {
     const double room = std::numeric_limits<std::int32_t>::max() / kLargestInput16 - cols;
     scale = std::max(scale, total / room);
   }
+  // A row of zeros may have any; weights that are nothing beside their bias become zeros.
+  scale = std::max({scale, 1e-30 * std::fabs(static_cast<double>(bias)), 1e-30});
   return static_cast<float>(scale);
 }
 
@@ -57,18 +59,21 @@ QuantizedWeights<Integer>::QuantizedWeights(const float* weight, const float* bi
       by_column_(area(cols + 1, padded_rows(rows)) + kColumnTail),
       byte_blocks_(area(output_blocks(rows), column_blocks(cols)) * kBlockBytes * sizeof(Integer)),
       scales_(static_cast<std::size_t>(padded_rows(rows + 1))),
-      bias_(static_cast<std::size_t>(padded_rows(rows + 1))) {
+      bias_(static_cast<std::size_t>(padded_rows(rows + 1))),
+      shifts_(static_cast<std::size_t>(padded_rows(rows + 1))) {
   for (int r = 0; r < rows; ++r) {
     const float* row = weight + static_cast<std::ptrdiff_t>(r) * cols;
-    const float scale = row_scale<Integer>(row, cols);
+    const float bias_of_row = bias != nullptr ? bias[r] : 0.0f;
+    const float scale = row_scale<Integer>(row, cols, bias_of_row);
     for (int c = 0; c < cols; ++c) {
-      const Integer integer = scale > 0.0f ? static_cast<Integer>(std::lrint(row[c] / scale)) : Integer{0};
+      const auto integer = static_cast<Integer>(std::lrint(row[c] / scale));
       by_row_[area(r, groups_ * kPerGroup<Integer>) + static_cast<std::size_t>(c)] = integer;
       by_column_[area(c, padded_rows(rows)) + static_cast<std::size_t>(r)] = integer;
       put_in_block(integer, r, c, column_blocks(cols), byte_blocks_.data());
     }
     scales_[static_cast<std::size_t>(r)] = scale;
-    if (bias != nullptr) bias_[static_cast<std::size_t>(r)] = bias[r];
+    bias_[static_cast<std::size_t>(r)] = bias_of_row;
+    shifts_[static_cast<std::size_t>(r)] = bias_of_row / scale;
   }
 }
 

@@ -19,8 +19,8 @@ class QuantizedWeights {
   QuantizedWeights(const float* weight, const float* bias, int rows, int cols);
 
   IntegerMatrix<Integer> view() const {
-    return {by_row_.data(), by_column_.data(), byte_blocks_.data(), scales_.data(), bias_.data(), rows_,
-            cols_, groups_};
+    return {by_row_.data(), by_column_.data(), byte_blocks_.data(), scales_.data(), bias_.data(),
+            shifts_.data(), rows_, cols_, groups_};
   }
 
  private:
@@ -32,9 +32,10 @@ class QuantizedWeights {
   AlignedBuffer<std::uint8_t> byte_blocks_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<float> bias_;
+  AlignedBuffer<float> shifts_;
 };
 
-// Steps of a unit's reach (unit_reach.h) that make |w|, the most there can be. The few beyond it are for
+// Steps of a unit's reach (tile_observations.h) that make |w|, the most there can be. The few beyond it are for
 // rounding.
 constexpr int kWholeReach = 250;
 

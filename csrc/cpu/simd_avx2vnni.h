@@ -27,6 +27,8 @@ template <int bits>
 inline VecI shift_left(VecI a) {
   return VecI(_mm256_slli_epi32(a.v, bits));
 }
+// The means of unsigned bytes, halves rounded up.
+inline VecI average_bytes(VecI a, VecI b) { return VecI(_mm256_avg_epu8(a.v, b.v)); }
 inline VecF to_float(VecI a) { return VecF(_mm256_cvtepi32_ps(a.v)); }
 // a * scale rounded to the nearest whole number in -32768..32767: the low 16 bits of a lane (adding
 // 1.5 * 2^23 leaves it there); the high ones are anything.

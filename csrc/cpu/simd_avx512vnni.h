@@ -32,6 +32,8 @@ inline VecI shift_right(VecI a) {  // zeros come in
 inline VecI blend_bytes(VecI even, VecI odd) {
   return VecI(_mm512_mask_blend_epi8(0xAAAAAAAAAAAAAAAAull, even.v, odd.v));
 }
+// The means of unsigned bytes, halves rounded up.
+inline VecI average_bytes(VecI a, VecI b) { return VecI(_mm512_avg_epu8(a.v, b.v)); }
 inline VecF to_float(VecI a) { return VecF(_mm512_cvtepi32_ps(a.v)); }
 // a * scale rounded to the nearest whole number in -32768..32767: the low 16 bits of a lane (adding
 // 1.5 * 2^23 leaves it there); the high ones are anything.

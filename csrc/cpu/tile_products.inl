@@ -57,28 +57,33 @@ struct BlockSums {
   alignas(64) std::uint32_t low[kBlockOutputs * kTileGaussians];
 };
 
-// Signed weights, unsigned inputs; the sums are `low` alone. `columns`: blocks of them.
+// Signed weights, unsigned inputs; the sums are `low` alone. `columns`: blocks of them; `gaussians`: of the
+// tile.
+template <int gaussians>
 inline void sum_block(const std::uint8_t* weights, const std::uint32_t* x, int columns, std::int8_t,
                       BlockSums& sums) {
   tile_zero<0>();
-  tile_zero<1>();
+  if constexpr (gaussians > kBlockGaussians) tile_zero<1>();
   for (int k = 0; k < columns; ++k) {
     const std::uint32_t* rows = x + k * kBlockWordRows * kTileGaussians;
     tile_load<2>(weights + k * kBlockBytes, kWeightStride);
     tile_load<3>(rows, kWordStride);
     tile_dot<Bytes::kSigned, Bytes::kUnsigned, 0, 2, 3>();
-    tile_load<4>(rows + kBlockGaussians, kWordStride);
-    tile_dot<Bytes::kSigned, Bytes::kUnsigned, 1, 2, 4>();
+    if constexpr (gaussians > kBlockGaussians) {
+      tile_load<4>(rows + kBlockGaussians, kWordStride);
+      tile_dot<Bytes::kSigned, Bytes::kUnsigned, 1, 2, 4>();
+    }
   }
   tile_store<0>(sums.low, kWordStride);
-  tile_store<1>(sums.low + kBlockGaussians, kWordStride);
+  if constexpr (gaussians > kBlockGaussians) tile_store<1>(sums.low + kBlockGaussians, kWordStride);
 }
 
 // One half of the Gaussians after the other: both at once would take ten registers.
+template <int gaussians>
 inline void sum_block(const std::uint8_t* weights, const std::uint32_t* x, int columns, std::int16_t,
                       BlockSums& sums) {
   const std::ptrdiff_t low_plane = plane_words(columns * kBlockColumns);
-  for (int lane = 0; lane < kTileGaussians; lane += kBlockGaussians) {
+  for (int lane = 0; lane < gaussians; lane += kBlockGaussians) {
     tile_zero<0>();
     tile_zero<1>();
     tile_zero<2>();
@@ -106,39 +111,51 @@ inline VecI whole_sum(const BlockSums& sums, int at, std::int16_t) {
          load(sums.low + at);
 }
 
-// Rows stay where their units are: leaving some out would save less than putting weights together costs.
 struct TileMultiply {
-  template <class Integer>
-  static int hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x, std::uint32_t* units,
-                    int size, const HiddenRows& out) {
-    for (int i = 0; i < kTileGaussians; ++i) out.largest[i] = 0.0f;
-    std::memset(out.rows, 0, static_cast<std::size_t>(W.rows) * kTileGaussians * sizeof(float));
+  template <int vectors = kTileGaussians / VecF::kLanes, class Integer, class Sink>
+  static Sink hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x, std::uint32_t* units,
+                     int size, Sink sink) {
     const int columns = column_blocks(W.cols);
     BlockSums sums;
     int block = -1;
+    int next = 0;
+    const auto skip_to = [&]([[maybe_unused]] int unit) {
+      if constexpr (Sink::kTakesAll) {
+        for (; next < unit; ++next) sink.put_zero(static_cast<std::uint32_t>(next));
+        ++next;
+      }
+    };
     for (int i = 0; i < size; ++i) {
       const int unit = static_cast<int>(units[i]);
+      skip_to(unit);
       if (unit / kBlockOutputs != block) {
         block = unit / kBlockOutputs;
-        sum_block(block_weights(W, block), x.words, columns, Integer{}, sums);
+        sum_block<vectors * VecF::kLanes>(block_weights(W, block), x.words, columns, Integer{}, sums);
       }
-      for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
-        const int in_block = unit % kBlockOutputs * kTileGaussians + lane;
-        const VecF value = vmax(dequantize(whole_sum(sums, in_block, Integer{}), load(x.step + lane),
-                                           W.scales[unit], W.bias[unit]),
-                                VecF(0.0f));
-        store(out.largest + lane, vmax(load(out.largest + lane), value));
-        store(out.rows + unit * kTileGaussians + lane, value);
+      for (int v = 0; v < vectors; ++v) {
+        const int lane = v * VecF::kLanes;
+        const VecI sum = whole_sum(sums, unit % kBlockOutputs * kTileGaussians + lane, Integer{});
+        sink.put(units[i], v, scaled_unit(sum, load(x.step + lane), W.shifts[unit]));
       }
+      sink.end_row(units[i]);
     }
-    return W.rows;
+    skip_to(W.rows);
+    return sink;
   }
 
-  // Keeps all rows.
+  // Keeps all rows where their units are: leaving some out would save less than putting weights together
+  // costs.
   class Keeper {
    public:
+    static constexpr bool kTakesAll = true;
     Keeper(float* rows, std::uint32_t*) : rows_(rows) {}
-    void put(int v, VecF value) { store(rows_ + size_ * kTileGaussians + v * VecF::kLanes, value); }
+    void put(std::uint32_t, int v, VecF value) {
+      store(rows_ + size_ * kTileGaussians + v * VecF::kLanes, value);
+    }
+    void put_zero(std::uint32_t unit) {
+      for (int v = 0; v < kTileGaussians / VecF::kLanes; ++v) put(unit, v, VecF(0.0f));
+      end_row(unit);
+    }
     void end_row(std::uint32_t) { ++size_; }
     int finish(float* largest) const {
       largest_magnitudes(rows_, size_, largest);
@@ -162,7 +179,7 @@ struct TileMultiply {
     const int columns = column_blocks(W.cols);
     BlockSums sums;
     for (int row = 0; row < W.rows; row += kBlockOutputs) {
-      sum_block(block_weights(W, row / kBlockOutputs), x.words, columns, Integer{}, sums);
+      sum_block<kTileGaussians>(block_weights(W, row / kBlockOutputs), x.words, columns, Integer{}, sums);
       const int rows = W.rows - row < kBlockOutputs ? W.rows - row : kBlockOutputs;
       for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
         for (int r = 0; r < rows; ++r) {

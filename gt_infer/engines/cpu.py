@@ -195,9 +195,9 @@ class CpuEngine:
             self._engines = {}
 
 
-def _examples(avatar: Avatar) -> list[tuple[FloatArray, float, FloatArray]]:
-    """Audio window, eye and camera of frames at the ends of what this head does: features are
-    normalised, and its poses are known when it was exported with them."""
+def _examples(avatar: Avatar) -> list[tuple[FloatArray, float, FloatArray, FloatArray]]:
+    """Audio window, eye, camera and viewmat of frames at the ends of what this head does: features
+    are normalised, and its poses are known when it was exported with them."""
     poses = avatar.poses
     if poses is None:
         return []
@@ -207,16 +207,15 @@ def _examples(avatar: Avatar) -> list[tuple[FloatArray, float, FloatArray]]:
     mixed = np.sqrt(2) * np.cos(np.arange(level.size)).reshape(shape)  # as loud, of all shapes
     most, next_most = np.argsort(np.ptp(poses.euler, axis=0))[:-3:-1]
     return [
-        (
-            audio.astype(np.float32),
-            float(eye),
-            Pose.from_tracking(poses.euler[frame], poses.trans[frame]).camera_vector(),
-        )
-        for audio, eye, frame in (
-            (level, poses.blink.min(), poses.euler[:, most].argmin()),
-            (-level, poses.blink.max(), poses.euler[:, most].argmax()),
-            (mixed, poses.blink.min(), poses.euler[:, next_most].argmin()),
-            (-mixed, poses.blink.max(), poses.euler[:, next_most].argmax()),
+        (audio.astype(np.float32), float(eye), pose.camera_vector(), pose.viewmat())
+        for audio, eye, pose in (
+            (audio, eye, Pose.from_tracking(poses.euler[frame], poses.trans[frame]))
+            for audio, eye, frame in (
+                (level, poses.blink.min(), poses.euler[:, most].argmin()),
+                (-level, poses.blink.max(), poses.euler[:, most].argmax()),
+                (mixed, poses.blink.min(), poses.euler[:, next_most].argmin()),
+                (-mixed, poses.blink.max(), poses.euler[:, next_most].argmax()),
+            )
         )
     ]
 

@@ -52,8 +52,10 @@ void check(const Case& c) {
   const std::vector<float> camera = random.normals(12);
   const cpu::FrameInput input{audio.data(), kChannels, 0.3f, camera.data()};
   const std::vector<float> other_camera = random.normals(12);
-  std::vector<cpu::FrameInput> examples;
-  if (c.has_example) examples.push_back({audio.data(), kChannels, 0.9f, other_camera.data()});
+  std::vector<cpu::ExampleFrame> examples;
+  if (c.has_example) {
+    examples.push_back({{audio.data(), kChannels, 0.9f, other_camera.data()}, {0.2f, -0.3f, 5.0f}});
+  }
   const auto deform = [&](const cpu::KernelTable& kernels, cpu::Precision precision) {
     Attributes result(static_cast<std::size_t>(c.n_gaussians));
     cpu::Engine engine(model, kernels, precision, c.threads, examples);

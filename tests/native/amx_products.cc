@@ -14,6 +14,7 @@
 #include "aligned_buffer.h"
 #include "amx.h"
 #include "amx_trap.h"
+#include "packed.h"
 #include "quantized.h"
 #include "simd_avx512vnni.h"
 #include "tiles_amx.h"
@@ -59,6 +60,22 @@ std::int64_t input_at(const std::uint32_t* words, int c, int lane, std::int8_t) 
 }
 std::int64_t input_at(const std::uint32_t* words, int c, int lane, std::int16_t) {
   return static_cast<std::int16_t>(words[c / 2 * kTileGaussians + lane] >> (16 * (c % 2)));
+}
+
+// Outputs added up of as many vectors of Gaussians.
+template <int vectors, class Integer>
+void check_sums(const IntegerMatrix<Integer>& W, const RoundedRows& by_lanes, const RoundedRows& by_tiles,
+                std::vector<std::uint32_t> listed, int size, const std::string& name) {
+  constexpr int kRows = 3;
+  std::vector<float> weight(static_cast<std::size_t>(kRows * W.rows));
+  for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = 0.01f * static_cast<float>(i % 13) - 0.05f;
+  const OutputWeights out(weight.data(), nullptr, kRows, W.rows, W.scales);
+  alignas(64) float wanted[kRows * kTileGaussians] = {};
+  alignas(64) float found[kRows * kTileGaussians] = {};
+  const OutputSum<kRows, vectors> sum(out.view(), wanted);
+  LaneMultiply::hidden<vectors>(W, by_lanes, listed.data(), size, sum).store_to(wanted);
+  TileMultiply::hidden<vectors>(W, by_tiles, listed.data(), size, sum).store_to(found);
+  if (std::memcmp(wanted, found, sizeof found) != 0) fail(name + ", outputs: not the sums of lanes");
 }
 
 template <class Integer>
@@ -146,17 +163,22 @@ void check(const Case& c, std::mt19937& random) {
     int size = 0;
     for (int r = 0; r < c.rows; r += step) listed[static_cast<std::size_t>(size++)] = static_cast<std::uint32_t>(r);
     const int rows = LaneMultiply::hidden(W, by_lanes, listed.data(), size,
-                                          {together.data(), kept.data(), largest_wanted});
+                                          ScaledKeeper<RowKeeper>(together.data(), kept.data(), W.scales))
+                         .finish(largest_wanted);
     for (int k = 0; k < rows; ++k) {
       const std::uint32_t unit = kept[static_cast<std::size_t>(k)];
       if (unit % static_cast<std::uint32_t>(step) != 0) fail(name + ", hidden: a unit that was not listed");
       std::copy_n(together.data() + k * kTileGaussians, kTileGaussians, wanted.data() + unit * kTileGaussians);
     }
-    TileMultiply::hidden(W, by_tiles, listed.data(), size, {found.data(), kept.data(), largest_found});
+    TileMultiply::hidden(W, by_tiles, listed.data(), size,
+                         ScaledKeeper<TileMultiply::Keeper>(found.data(), kept.data(), W.scales))
+        .finish(largest_found);
     if (std::memcmp(wanted.data(), found.data(), bytes) != 0) fail(name + ", hidden: not those of lanes");
     if (std::memcmp(largest_wanted, largest_found, sizeof largest_found) != 0) {
       fail(name + ", hidden: not the largest of lanes");
     }
+    check_sums<2>(W, by_lanes, by_tiles, listed, size, name);
+    check_sums<1>(W, by_lanes, by_tiles, listed, size, name);
   }
 }
 

@@ -127,7 +127,7 @@ void keeper() {
   RowKeeper keeper(kept_rows.data(), kept.data());
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < RowKeeper::kVectors; ++v) {
-      keeper.put(v, load(rows.data() + r * kTileGaussians + v * VecF::kLanes));
+      keeper.put(static_cast<std::uint32_t>(r), v, load(rows.data() + r * kTileGaussians + v * VecF::kLanes));
     }
     keeper.end_row(static_cast<std::uint32_t>(r));
   }

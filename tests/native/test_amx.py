@@ -35,7 +35,7 @@ FEWER = ["-UGT_HAVE_X86", "-UGT_HAVE_VNNI", "-UGT_HAVE_AMX"]
 # gt_cpu as CMakeLists.txt lists it, and what only some processors get.
 CORE = re.search(r"add_library\(gt_cpu STATIC([^)]+)\)", (ROOT / "CMakeLists.txt").read_text())
 assert CORE is not None
-PRODUCTS = {"amx_trap": ["-O2"], "amx": ["-O1"], "quantized": ["-O1"]}
+PRODUCTS = {"amx_trap": ["-O2"], "amx": ["-O1"], "packed": ["-O1"], "quantized": ["-O1"]}
 ENGINE = {
     **{name: ["-O1"] for name in re.findall(r"(\w+)\.cc", CORE[1])},
     **PRODUCTS,

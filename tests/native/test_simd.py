@@ -54,6 +54,17 @@ def test_hidden_units_that_are_left_out(isa: str, tmp_path: Path) -> None:
     assert figures["columns_wrong"] == 0
 
 
+@pytest.mark.parametrize("isa", ["avx512vnni", "avx2vnni"])
+def test_outputs_of_heads(isa: str, tmp_path: Path) -> None:
+    """Against float64, of values of order 1."""
+    figures = measured("head_outputs_check", isa, tmp_path)
+    assert figures["worst_16_bits"] < 3e-4
+    assert figures["worst_8_bits"] < 0.015
+    assert figures["worst_color"] < 0.03  # the sum of 16 harmonics
+    assert figures["color_error_wrong"] < 1e-5
+    assert figures["constants_wrong"] == 0
+
+
 def measured(name: str, isa: str, folder: Path) -> dict[str, float]:
     """What tests/native/<name>.cc prints for an instruction set."""
     if isa not in _native.available_isas():

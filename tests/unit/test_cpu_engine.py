@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gt_infer import EngineConfig, EngineError, InputError, Pose, Renderer, _native
-from gt_infer.avatar import Avatar
+from gt_infer.avatar import Avatar, resolve
 from gt_infer.engines.cpu import CpuEngine
 from tests.reference import network as reference
 from tests.reference import splat
@@ -107,15 +107,17 @@ def test_example_frames_are_at_the_ends_of_the_poses(monkeypatch: pytest.MonkeyP
     CpuEngine(replace(avatar, poses=None), EngineConfig())
     shown, nothing = seen
     assert nothing == []  # then it guesses
-    eyes = [eye for _, eye, _ in shown]
+    eyes = [eye for _, eye, _, _ in shown]
     assert (min(eyes), max(eyes)) == (avatar.poses.blink.min(), avatar.poses.blink.max())
-    cameras = [camera for _, _, camera in shown]
+    cameras = [camera for _, _, camera, _ in shown]
+    viewmats = [viewmat for _, _, _, viewmat in shown]
     angles, trans = avatar.poses.euler, avatar.poses.trans
     axis = np.ptp(angles, axis=0).argmax()
     for frame in (angles[:, axis].argmin(), angles[:, axis].argmax()):
-        end = Pose.from_tracking(angles[frame], trans[frame]).camera_vector()
-        assert any(np.array_equal(end, camera) for camera in cameras)
-    for audio, _, _ in shown:
+        end = Pose.from_tracking(angles[frame], trans[frame])
+        assert any(np.array_equal(end.camera_vector(), camera) for camera in cameras)
+        assert any(np.array_equal(end.viewmat(), viewmat) for viewmat in viewmats)
+    for audio, _, _, _ in shown:
         assert audio.shape == (8, avatar.network.audio_channels, 16)
         assert audio.dtype == np.float32
         assert np.sqrt((audio**2).mean()) == pytest.approx(1.0, rel=0.05)  # normalised features
@@ -193,6 +195,27 @@ def test_render_is_deform_then_splat(isa: str) -> None:
     assert (np.abs(image - want.image).max(axis=-1) > 5e-5).sum() <= 4
     assert (np.abs(alpha - want.alpha) > 5e-5).sum() <= 4
     assert (np.abs(depth - want.depth) > 5e-5 * want.depth.max()).sum() <= 4
+
+
+def test_neighbours_share_colors_where_example_frames_allow_it(isa: str) -> None:
+    """In "fast", what the network adds to their colours: the demo avatar's neighbours are alike.
+    Without poses there are no example frames, and everyone has their own."""
+    demo = Avatar.load(resolve("demo"))
+    assert demo.poses is not None
+    pose = Pose.from_degrees(yaw=8).resolve(demo.poses.mean_euler, demo.poses.mean_trans)
+    window, _, _ = inputs(demo)
+    for avatar, shares in ((demo, isa in FAST_ISA), (replace(demo, poses=None), False)):
+        config = EngineConfig(isa=isa)
+        with Renderer(avatar, size=128, output="float32", config=config) as renderer:
+            found = renderer.render_window(window, pose, blink=0.3)
+            gaussians = renderer.deform(window, 0.3, pose.camera_vector())
+            own = np.zeros_like(found)
+            renderer._engine.splat(renderer._canvas, gaussians, pose.viewmat(), own)  # type: ignore[union-attr]
+        error = np.abs(found - own).max()
+        if shares:
+            assert 1e-4 < error < 4 / 255
+        else:
+            assert error < 2e-5
 
 
 def test_threads_do_not_change_a_bit(isa: str) -> None:

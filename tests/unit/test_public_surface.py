@@ -142,8 +142,8 @@ def test_each_kernel_object_exports_its_table_alone() -> None:
         source = (ROOT / "csrc" / "cpu" / f"kernels_{isa}.cc").read_text()
         includes = re.findall(r'#include [<"](.+)[>"]', source)
         lanes = ["simd_avx512vnni.h", "tiles_amx.h"] if isa == "amx" else [f"simd_{isa}.h"]
-        products = ["integer_products.inl"] if isa.endswith("vnni") else []
-        products = ["tile_products.inl"] if isa == "amx" else products
+        products = ["rounded_products.inl"] if isa.endswith("vnni") else []
+        products = ["rounded_products.inl", "tile_products.inl"] if isa == "amx" else products
         assert includes == [
             "kernel_table.h",
             *lanes,

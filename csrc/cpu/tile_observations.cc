@@ -1,7 +1,8 @@
-#include "unit_reach.h"
+#include "tile_observations.h"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace gt::cpu {
 namespace {
@@ -13,18 +14,22 @@ constexpr float kUnobserved[kHeads] = {3.5f, 3.0f, 3.0f, 3.0f, 1.0f};
 
 }  // namespace
 
-UnitReach::UnitReach(const Model& model) : model_(model) {
+TileObservations::TileObservations(const Model& model) : model_(model) {
   for (int h = 0; h < kHeads; ++h) units_ += model.forecast(h).view().units;
-  steps_.resize(static_cast<std::size_t>(model.n_tiles) * static_cast<std::size_t>(units_));
+  reach_.resize(static_cast<std::size_t>(model.n_tiles) * static_cast<std::size_t>(units_));
+  color_errors_.resize(static_cast<std::size_t>(model.n_tiles));
 }
 
-void UnitReach::widen() { add(kBeyondObserved); }
+void TileObservations::widen() { add(kBeyondObserved); }
 
-void UnitReach::guess() { add(kUnobserved); }
+void TileObservations::guess() {
+  add(kUnobserved);
+  std::fill(color_errors_.begin(), color_errors_.end(), std::numeric_limits<float>::infinity());
+}
 
-void UnitReach::add(const float (&deviations)[kHeads]) {
+void TileObservations::add(const float (&deviations)[kHeads]) {
   const float deviation = kWholeReach / std::sqrt(static_cast<float>(model_.d_model));
-  std::uint8_t* at = steps_.data();
+  std::uint8_t* at = reach_.data();
   for (int tile = 0; tile < model_.n_tiles; ++tile) {
     for (int h = 0; h < kHeads; ++h) {
       const int more = static_cast<int>(std::ceil(deviations[h] * deviation));
