@@ -16,9 +16,21 @@ __all__ = ["GatedFrontend"]
 # an offset do not hold the gate open.
 _BLOCK_SAMPLES = 400
 _FIRST_BIN = 200 * _BLOCK_SAMPLES // TIMING.sample_rate
-_HANN = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(_BLOCK_SAMPLES) / _BLOCK_SAMPLES)
-# From a one-sided sum of powers to the mean square of the samples before windowing (Parseval).
-_POWER = 2.0 / (_BLOCK_SAMPLES * float(np.square(_HANN).sum()))
+_PHASE = 2.0 * np.pi * np.arange(_BLOCK_SAMPLES) / _BLOCK_SAMPLES
+_HANN = 0.5 - 0.5 * np.cos(_PHASE)
+# The bins below, by a cosine and a sine each, so that their power is the sum of squares.
+_LOW_BINS = np.concatenate(
+    [
+        [np.sqrt(0.5) * _HANN],
+        *(
+            [_HANN * np.cos(k * _PHASE), _HANN * np.sin(k * _PHASE)]
+            for k in range(1, _FIRST_BIN)
+        ),
+    ]
+)
+# From the power of the windowed samples to their mean square before windowing.
+_POWER = 1.0 / float(np.square(_HANN).sum())
+_LOW_POWER = 2.0 / _BLOCK_SAMPLES * _POWER  # a bin's mirror image counts, too (Parseval)
 
 # Noise that is always there is the least level, smoothed over some 50 ms, of the last 1.5 to
 # 3 s: speech, too, falls silent for moments (minimum statistics; Martin 2001). The gate opens this
@@ -131,5 +143,8 @@ class GatedFrontend:
 def _power(block: FloatArray) -> float:
     """Mean square of 400 samples above 200 Hz. One block at a time, so that the result cannot
     depend on what it is computed together with."""
-    spectrum = np.fft.rfft(_HANN * block)[_FIRST_BIN:]
-    return _POWER * float(np.vdot(spectrum, spectrum).real)
+    samples = block.astype(np.float64)
+    windowed = _HANN * samples
+    low = _LOW_BINS @ samples
+    power = _POWER * float(windowed @ windowed) - _LOW_POWER * float(low @ low)
+    return max(0.0, power)  # rounding, where there is nothing else
