@@ -28,28 +28,43 @@ inline void sum_rows(int rows, VecF (&total)[vectors], const Term& term) {
   for (int v = 0; v < vectors; ++v) total[v] = (r < rows ? term(r, v, total[v]) : total[v]) + odd[v];
 }
 
-// In place over `rows` channels of each lane; biased variance, eps 1e-12. inverse_std [32] is what it
-// multiplied by.
+// LayerNorm over the rows [rows, 32] of each lane; biased variance, eps 1e-12.
+class LayerNorm {
+ public:
+  static constexpr int kVectors = kTileGaussians / VecF::kLanes;
+  LayerNorm(const float* x, int rows, const float* gamma, const float* beta) : x_(x), gamma_(gamma), beta_(beta) {
+    const VecF scale(1.0f / static_cast<float>(rows));
+    const auto at = [x](int r, int v) { return x + r * kTileGaussians + v * VecF::kLanes; };
+    sum_rows(rows, mean_, [&](int r, int v, VecF sum) { return sum + load(at(r, v)); });
+    for (VecF& m : mean_) m = m * scale;
+    sum_rows(rows, inverse_std, [&](int r, int v, VecF sum) {
+      const VecF d = load(at(r, v)) - mean_[v];
+      return fma(d, d, sum);
+    });
+    for (VecF& s : inverse_std) s = VecF(1.0f) / vsqrt(fma(s, scale, VecF(1e-12f)));
+  }
+  // Vector v of a row.
+  VecF operator()(int row, int v) const {
+    const VecF x = load(x_ + row * kTileGaussians + v * VecF::kLanes);
+    return fma((x - mean_[v]) * inverse_std[v], VecF(gamma_[row]), VecF(beta_[row]));
+  }
+
+  VecF inverse_std[kVectors];
+
+ private:
+  const float* x_;
+  const float* gamma_;
+  const float* beta_;
+  VecF mean_[kVectors];
+};
+
+// In place. inverse_std [32] is what it multiplied by.
 inline void layer_norm(float* x, int rows, const float* gamma, const float* beta, float* inverse_std) {
-  constexpr int kVectors = kTileGaussians / VecF::kLanes;
-  const VecF scale(1.0f / static_cast<float>(rows));
-  const auto at = [x](int r, int v) { return x + r * kTileGaussians + v * VecF::kLanes; };
-  VecF mean[kVectors], inv_std[kVectors];
-  sum_rows(rows, mean, [&](int r, int v, VecF sum) { return sum + load(at(r, v)); });
-  for (VecF& m : mean) m = m * scale;
-  sum_rows(rows, inv_std, [&](int r, int v, VecF sum) {
-    const VecF d = load(at(r, v)) - mean[v];
-    return fma(d, d, sum);
-  });
-  for (int v = 0; v < kVectors; ++v) {
-    inv_std[v] = VecF(1.0f) / vsqrt(fma(inv_std[v], scale, VecF(1e-12f)));
-    store(inverse_std + v * VecF::kLanes, inv_std[v]);
-  }
+  const LayerNorm norm(x, rows, gamma, beta);
   for (int r = 0; r < rows; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
-      store(at(r, v), fma((load(at(r, v)) - mean[v]) * inv_std[v], VecF(gamma[r]), VecF(beta[r])));
-    }
+    for (int v = 0; v < LayerNorm::kVectors; ++v) store(x + r * kTileGaussians + v * VecF::kLanes, norm(r, v));
   }
+  for (int v = 0; v < LayerNorm::kVectors; ++v) store(inverse_std + v * VecF::kLanes, norm.inverse_std[v]);
 }
 
 // Softmax over each head's four tokens, in place.
@@ -81,12 +96,6 @@ inline void copy_attention(const float* weights, int n_head, const std::uint32_t
       for (int h = 0; h < n_head; ++h) sum += weights[attention_row(h, t, n_head) * kTileGaussians + i];
       out[std::size_t{whose[i]} * kTokens + static_cast<std::size_t>(t)] = sum * scale;
     }
-  }
-}
-
-inline void relu(const float* x, int rows, float* out) {
-  for (int i = 0; i < rows * kTileGaussians; i += VecF::kLanes) {
-    store(out + i, vmax(load(x + i), VecF(0.0f)));
   }
 }
 
@@ -162,6 +171,12 @@ struct TileRows {
   static std::uint32_t* words(float* at) { return reinterpret_cast<std::uint32_t*>(at); }
 };
 
+// The last layer's norm2.
+inline LayerNorm last_norm(const DeformJob& job, const float* x) {
+  const LayerWeights& layer = job.layers[job.n_layers - 1];
+  return {x, job.d_model, layer.norm2_gamma, layer.norm2_beta};
+}
+
 inline const float* canonical_rows(const DeformJob& job, std::int32_t tile) {
   return job.canonical + std::ptrdiff_t{tile} * kAttributeRows * kTileGaussians;
 }
@@ -198,12 +213,16 @@ struct FloatProducts {
 
   static void look(const DeformJob&, std::int32_t, const TileRows&) {}
 
-  // rows.attributes = canonical + heads(relu(x)), and the colour rows; returns the harmonics' rows.
-  // rows.state_a is free. To the padding rows past its own a head adds zero.
-  static const float* heads(const DeformJob& job, std::int32_t tile, const float* x, const TileRows& rows,
-                            Upcoming& upcoming) {
+  // rows.attributes = canonical + heads(relu(norm2(rows.state_b))), and the colour rows; returns the harmonics'
+  // rows. rows.state_a is free. To the padding rows past its own a head adds zero.
+  static const float* heads(const DeformJob& job, std::int32_t tile, const TileRows& rows, Upcoming& upcoming) {
+    const LayerNorm norm2 = last_norm(job, rows.state_b);
     std::memcpy(rows.attributes, canonical_rows(job, tile), kAttributeRows * kTileGaussians * sizeof(float));
-    relu(x, job.d_model, rows.state_a);
+    for (int r = 0; r < job.d_model; ++r) {
+      for (int v = 0; v < LayerNorm::kVectors; ++v) {
+        store(rows.state_a + r * kTileGaussians + v * VecF::kLanes, vmax(norm2(r, v), VecF(0.0f)));
+      }
+    }
     for (int h = 0; h < kHeads; ++h) {
       float* const attributes = rows.attributes + kHeadFirstRow[h] * kTileGaussians;
       const HeadWeights& head = job.heads[h];
@@ -253,10 +272,11 @@ void deform_tiles(const DeformJob& job, std::int32_t begin, std::int32_t end, fl
       } else {
         Products::ffn(layer, job, rows);
       }
+      if (l + 1 == job.n_layers) break;
       layer_norm(rows.state_b, job.d_model, layer.norm2_gamma, layer.norm2_beta, inverse_std);
       x = rows.state_b;
     }
-    const float* const sh = Products::heads(job, tile, x, rows, upcoming);
+    const float* const sh = Products::heads(job, tile, rows, upcoming);
     activate(rows.attributes);
     if (job.attributes.means != nullptr) {
       write_attributes(rows.attributes, whose, valid, job.attributes);

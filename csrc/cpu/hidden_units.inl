@@ -12,30 +12,37 @@
 namespace gt::cpu {
 namespace {
 
-// A tile's state max(x, 0), as the first layers of the heads take it: as rows, and as its centre and the
-// largest distance from it.
+// A tile's state max(norm(x), 0), as the first layers of the heads take it: as rows, and as its centre and
+// the largest distance from it.
 class State {
  public:
-  // x [rows, 32]; the rows go to `out`. `centre`: room for `rows` floats.
-  State(const float* x, int rows, float* out, float* centre)
-      : bytes_(reinterpret_cast<std::uint8_t*>(centre)) {
+  // norm(r, v): vector v of row r. The rows [rows, 32] go to `out`. `centre`: room for `rows` floats and a
+  // vector more.
+  template <class Norm>
+  State(const Norm& norm, int rows, float* out, float* centre) : bytes_(reinterpret_cast<std::uint8_t*>(centre)) {
     VecF squares[kVectors], top[kVectors];
     for (int v = 0; v < kVectors; ++v) squares[v] = top[v] = VecF(0.0f);
-    float highest = 0.0f;
-    for (int r = 0; r < rows; ++r) {
-      const float* from = x + r * kTileGaussians;
-      VecF value[kVectors];
-      VecF sum(0.0f);
-      for (int v = 0; v < kVectors; ++v) {
-        value[v] = vmax(load(from + v * VecF::kLanes), VecF(0.0f));
-        store(out + r * kTileGaussians + v * VecF::kLanes, value[v]);
-        top[v] = vmax(top[v], value[v]);
-        sum = sum + value[v];
+    VecF highest_rows(0.0f);
+    for (int first = 0; first < rows; first += VecF::kLanes) {
+      VecF sum[VecF::kLanes];
+      for (int i = 0; i < VecF::kLanes; ++i) {
+        sum[i] = VecF(0.0f);
+        if (first + i >= rows) continue;
+        for (int v = 0; v < kVectors; ++v) {
+          const VecF value = vmax(norm(first + i, v), VecF(0.0f));
+          store(out + (first + i) * kTileGaussians + v * VecF::kLanes, value);
+          top[v] = vmax(top[v], value);
+          sum[i] = sum[i] + value;
+        }
       }
-      centre[r] = sum_lanes(sum) * (1.0f / kTileGaussians);
-      highest = centre[r] > highest ? centre[r] : highest;
+      const VecF mean = sum_each(sum) * VecF(1.0f / kTileGaussians);
+      store(centre + first, mean);
+      highest_rows = vmax(highest_rows, mean);
+    }
+    const float highest = largest_lane(highest_rows);
+    for (int r = 0; r < rows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
-        const VecF d = value[v] - VecF(centre[r]);
+        const VecF d = load(out + r * kTileGaussians + v * VecF::kLanes) - VecF(centre[r]);
         squares[v] = fma(d, d, squares[v]);
       }
     }

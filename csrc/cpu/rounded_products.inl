@@ -79,11 +79,11 @@ struct RoundedProducts {
     look_at_tiles(job, tile, rows.color_weights);
   }
 
-  // rows.attributes = canonical + heads(relu(x)), and the colour rows; returns the rows of harmonics that a
-  // colour still lacks, of a tile that shares colours the canonical ones. rows.state_a is free.
-  static const float* heads(const DeformJob& job, std::int32_t tile, const float* x, const TileRows& rows,
-                            Upcoming& upcoming) {
-    State state(x, job.d_model, rows.state_a, rows.centre);
+  // rows.attributes = canonical + heads(relu(norm2(rows.state_b))), and the colour rows; returns the rows of
+  // harmonics that a colour still lacks, of a tile that shares colours the canonical ones. rows.state_a is
+  // free.
+  static const float* heads(const DeformJob& job, std::int32_t tile, const TileRows& rows, Upcoming& upcoming) {
+    State state(last_norm(job, rows.state_b), job.d_model, rows.state_a, rows.centre);
     const float* const canonical = canonical_rows(job, tile);
     const float* const canonical_sh = canonical + kFirstShRow * kTileGaussians;
     if (job.observed.reach != nullptr) {

@@ -68,6 +68,17 @@ inline float sum_lanes(VecF a) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+// Lane i is the sum of rows[i].
+inline VecF sum_each(const VecF (&rows)[8]) {
+  __m256 fours[2];
+  for (int i = 0; i < 2; ++i) {
+    const VecF* four = rows + 4 * i;
+    fours[i] = _mm256_hadd_ps(_mm256_hadd_ps(four[0].v, four[1].v), _mm256_hadd_ps(four[2].v, four[3].v));
+  }
+  // Now four rows in each half of each: the halves are left to add up.
+  return VecF(_mm256_add_ps(_mm256_permute2f128_ps(fours[0], fours[1], 0x20),
+                            _mm256_permute2f128_ps(fours[0], fours[1], 0x31)));
+}
 inline float largest_lane(VecF a) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));

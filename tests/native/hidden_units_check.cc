@@ -72,7 +72,8 @@ void forecast() {
   for (int tile = 0; tile < kTiles; ++tile) {
     const bool towards = tile % 2 == 1;
     make_tile(random, layer, towards, x.data());
-    const State state(x.data(), kWidth, rows.data(), centre.data());
+    const auto given = [&](int r, int v) { return load(x.data() + r * kTileGaussians + v * VecF::kLanes); };
+    const State state(given, kWidth, rows.data(), centre.data());
     const auto list = [&](const std::vector<std::uint8_t>& reach) {
       std::vector<bool> is_listed(kUnits);
       const int size = state.likely_units(forecast.view(), reach.data(), units.data());
