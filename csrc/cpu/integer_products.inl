@@ -230,25 +230,33 @@ struct LaneMultiply {
   template <int rows, class Integer>
   static void output_block(const IntegerMatrix<Integer>& W, const Integer* weights, int groups, int row,
                            int lane, const RoundedRows& x, const float* add, float* out) {
-    const int stride = padded_rows(W.rows);
+    const std::ptrdiff_t stride = padded_rows(W.rows) * kPerGroup<Integer>;
+    const Integer* group = weights + row * kPerGroup<Integer>;
+    const std::uint32_t* words = x.words + lane;
     VecI sum[rows][kBlockVectors];
     for (auto& of_row : sum) {
       for (VecI& s : of_row) s = VecI(0);
     }
-    for (int k = 0; k < groups; ++k) {
+    for (int k = 0; k < groups; ++k, group += stride, words += kTileGaussians) {
       VecI lanes[kBlockVectors];
-      for (int v = 0; v < kBlockVectors; ++v) lanes[v] = load(x.words + k * kTileGaussians + lane + v * VecF::kLanes);
+      for (int v = 0; v < kBlockVectors; ++v) lanes[v] = load(words + v * VecF::kLanes);
       for (int r = 0; r < rows; ++r) {
-        const VecI w = broadcast_word(weights + (k * stride + row + r) * kPerGroup<Integer>);
+        const VecI w = broadcast_word(group + r * kPerGroup<Integer>);
         for (int v = 0; v < kBlockVectors; ++v) sum[r][v] = dot_add<Integer>(sum[r][v], lanes[v], w);
       }
     }
-    for (int v = 0; v < kBlockVectors; ++v) {
-      const VecF unit = load(x.step + lane + v * VecF::kLanes);
+    // All where the block begins, as the compiler has it in registers.
+    const float* const scales = W.scales + row;
+    const float* const bias = W.bias + row;
+    add += row * kTileGaussians + lane;
+    out += row * kTileGaussians + lane;
+    VecF unit[kBlockVectors];
+    for (int v = 0; v < kBlockVectors; ++v) unit[v] = load(x.step + lane + v * VecF::kLanes);
 #pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) {
-        const int at = (row + r) * kTileGaussians + lane + v * VecF::kLanes;
-        store(out + at, load(add + at) + dequantize(sum[r][v], unit, W.scales[row + r], W.bias[row + r]));
+    for (int r = 0; r < rows; ++r) {
+      for (int v = 0; v < kBlockVectors; ++v) {
+        const int at = r * kTileGaussians + v * VecF::kLanes;
+        store(out + at, load(add + at) + dequantize(sum[r][v], unit[v], scales[r], bias[r]));
       }
     }
   }
