@@ -22,10 +22,7 @@ _HANN = 0.5 - 0.5 * np.cos(_PHASE)
 _LOW_BINS = np.concatenate(
     [
         [np.sqrt(0.5) * _HANN],
-        *(
-            [_HANN * np.cos(k * _PHASE), _HANN * np.sin(k * _PHASE)]
-            for k in range(1, _FIRST_BIN)
-        ),
+        *([_HANN * np.cos(k * _PHASE), _HANN * np.sin(k * _PHASE)] for k in range(1, _FIRST_BIN)),
     ]
 )
 # From the power of the windowed samples to their mean square before windowing.
