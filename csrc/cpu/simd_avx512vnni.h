@@ -71,24 +71,25 @@ inline VecF load_integers(const std::uint8_t* p) {
       _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
 }
 inline float sum_lanes(VecF a) { return _mm512_reduce_add_ps(a.v); }
+// Pairs of numbers, and halves, of which every other comes from b: added up.
+inline VecF add_pairs(VecF a, VecF b) {
+  const __m512d c = _mm512_castps_pd(a.v), d = _mm512_castps_pd(b.v);
+  return VecF(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d))) + VecF(_mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
+}
+inline VecF add_halves(VecF a, VecF b) {
+  return VecF(_mm512_shuffle_f32x4(a.v, b.v, 0x44)) + VecF(_mm512_shuffle_f32x4(a.v, b.v, 0xEE));
+}
 // Lane i is the sum of rows[i].
 inline VecF sum_each(const VecF (&rows)[16]) {
-  __m512 pairs[8], fours[4];
+  VecF pairs[8], fours[4];
   for (int i = 0; i < 8; ++i) {
     const __m512 a = rows[2 * i].v, b = rows[2 * i + 1].v;
-    pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    pairs[i] = VecF(_mm512_unpacklo_ps(a, b)) + VecF(_mm512_unpackhi_ps(a, b));
   }
-  const auto join = [](__m512 a, __m512 b) {
-    const __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
-    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
-  };
-  for (int i = 0; i < 4; ++i) fours[i] = join(pairs[2 * i], pairs[2 * i + 1]);
+  for (int i = 0; i < 4; ++i) fours[i] = add_pairs(pairs[2 * i], pairs[2 * i + 1]);
   // Now four rows in each quarter of each: the quarters are left to add up.
-  const auto halves = [](__m512 a, __m512 b) {
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
-  };
-  const __m512 low = halves(fours[0], fours[1]), high = halves(fours[2], fours[3]);
-  return VecF(_mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xDD)));
+  const VecF low = add_halves(fours[0], fours[1]), high = add_halves(fours[2], fours[3]);
+  return VecF(_mm512_shuffle_f32x4(low.v, high.v, 0x88)) + VecF(_mm512_shuffle_f32x4(low.v, high.v, 0xDD));
 }
 inline float largest_lane(VecF a) { return _mm512_reduce_max_ps(a.v); }
 // Appends the numbers of the lanes that are set, the first lane being `first`; returns how many. Writes
