@@ -211,7 +211,7 @@ struct FloatProducts {
     ffn_out(layer, rows);
   }
 
-  static void look(const DeformJob&, std::int32_t, const TileRows&) {}
+  static void prepare_colors(const DeformJob&, std::int32_t, const TileRows&) {}
 
   // rows.attributes = canonical + heads(relu(norm2(rows.state_b))), and the colour rows; returns the harmonics'
   // rows. rows.state_a is free. To the padding rows past its own a head adds zero.
@@ -252,7 +252,7 @@ void deform_tiles(const DeformJob& job, std::int32_t begin, std::int32_t end, fl
     const std::uint32_t* whose = job.order + first;
     // Past the last tile there is nothing to fetch: then this one, which is here already.
     Upcoming upcoming = Products::upcoming(job, tile + 1 < job.n_tiles ? tile + 1 : tile);
-    if (tile == begin || tile % (kTilesPerView * kViewsAtOnce) == 0) Products::look(job, tile, rows);
+    if (tile == begin || tile % (kTilesPerDirection * kDirectionsAtOnce) == 0) Products::prepare_colors(job, tile, rows);
     const float* x = Products::load_features(job, tile, rows);
     for (std::int32_t l = 0; l < job.n_layers; ++l) {
       const LayerWeights& layer = job.layers[l];

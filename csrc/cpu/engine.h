@@ -23,7 +23,7 @@ enum class Precision { kFast, kFloat32 };
 class Engine {
  public:
   // `examples`: frames as different as this avatar's get. With them rounded products know better which
-  // hidden units they may leave out.
+  // hidden units they may leave out, and whose colours neighbours may share.
   Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, Precision precision,
          int threads, const std::vector<ExampleFrame>& examples = {});
 

@@ -69,7 +69,7 @@ DeformJob FrameMaker::prepare(const FrameInput& input) {
     job.static_hidden = model.static_hidden(context_);
   }
   job.canonical = model.canonical.data();
-  job.view_centres = model.view_centres.data();
+  job.direction_targets = model.direction_targets.data();
   job.layers = layers_.data();
   for (int h = 0; h < kHeads; ++h) {
     const Model::Head& head = model.heads[h];

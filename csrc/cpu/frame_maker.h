@@ -8,8 +8,8 @@
 #include "context.h"
 #include "model.h"
 #include "splatter.h"
-#include "tokens.h"
 #include "tile_observations.h"
+#include "tokens.h"
 
 namespace gt::cpu {
 

@@ -8,16 +8,16 @@
 // docs/performance.md has what both change. The canonical harmonics are each Gaussian's own.
 #pragma once
 
-#include "gt/sh.h"
 #include "hidden_units.inl"
 
 namespace gt::cpu {
 namespace {
 
+// A sink of hidden units (see LaneMultiply::hidden).
 template <int rows, int vectors = kTileGaussians / VecF::kLanes>
 class OutputSum {
  public:
-  static constexpr bool kTakesAll = false;
+  static constexpr bool kWantsZeros = false;
   // `begin` [rows, 32]: what to add to.
   OutputSum(const HeadOutput& out, const float* begin)
       : weights_(out.weights), stride_(out.stride) {
@@ -50,69 +50,59 @@ class OutputSum {
   VecF total_[rows][vectors];
 };
 
-// The harmonics' head as the camera sees it, from kViewsAtOnce directions, that of `tile` among them: three
+// The harmonics' head as the camera sees it in kDirectionsAtOnce directions, that of `tile` among them: three
 // rows for each.
-inline void look_at_tiles(const DeformJob& job, std::int32_t tile, float* out) {
-  const std::int32_t first_view = tile / (kTilesPerView * kViewsAtOnce) * kViewsAtOnce;
-  alignas(64) float basis[kShCoefficients][kViewsAtOnce > VecF::kLanes ? kViewsAtOnce : VecF::kLanes];
-  for (int at = 0; at < kViewsAtOnce; at += VecF::kLanes) {
-    VecF direction[3];
-    VecF norm2(1e-30f);
+inline void see_heads(const DeformJob& job, std::int32_t tile, float* out) {
+  const std::int32_t first = tile / (kTilesPerDirection * kDirectionsAtOnce) * kDirectionsAtOnce;
+  alignas(64) float basis[kShCoefficients][kDirectionsAtOnce > VecF::kLanes ? kDirectionsAtOnce : VecF::kLanes];
+  for (int at = 0; at < kDirectionsAtOnce; at += VecF::kLanes) {
+    VecF target[3];
     for (int k = 0; k < 3; ++k) {
-      const float* centres = job.view_centres + std::ptrdiff_t{view_stride(job.n_tiles)} * k;
-      direction[k] = load(centres + first_view + at) - VecF(job.view->camera_center[k]);
-      norm2 = fma(direction[k], direction[k], norm2);
+      target[k] = load(job.direction_targets + std::ptrdiff_t{direction_stride(job.n_tiles)} * k + first + at);
     }
-    const VecF inv_norm = VecF(1.0f) / vsqrt(norm2);
     VecF values[kShCoefficients];
-    sh_basis(direction[0] * inv_norm, direction[1] * inv_norm, direction[2] * inv_norm, values);
+    harmonics_towards(target, job.view->camera_center, values);
     for (int k = 0; k < kShCoefficients; ++k) store(&basis[k][at], values[k]);
   }
   const HeadOutput& sh = job.rounded_heads[kHeads - 1].out;
   for (int u = 0; u < sh.stride; u += VecF::kLanes) {
-    VecF sum[3][kViewsAtOnce];
+    VecF sum[3][kDirectionsAtOnce];
     for (auto& of_channel : sum) {
       for (VecF& s : of_channel) s = VecF(0.0f);
     }
     for (int k = 0; k < kShCoefficients; ++k) {
       for (int c = 0; c < 3; ++c) {
         const VecF w = load(sh.weights + (3 * k + c) * sh.stride + u);
-        for (int at = 0; at < kViewsAtOnce; ++at) sum[c][at] = fma(VecF(basis[k][at]), w, sum[c][at]);
+        for (int at = 0; at < kDirectionsAtOnce; ++at) sum[c][at] = fma(VecF(basis[k][at]), w, sum[c][at]);
       }
     }
-    for (int at = 0; at < kViewsAtOnce; ++at) {
+    for (int at = 0; at < kDirectionsAtOnce; ++at) {
       for (int c = 0; c < 3; ++c) store(out + (3 * at + c) * sh.stride + u, sum[c][at]);
     }
   }
 }
 
-// What look_at_tiles made for `tile`.
+// What see_heads made for `tile`.
 inline HeadOutput seen_head(const HeadOutput& sh, std::int32_t tile, const float* seen) {
-  const int at = tile / kTilesPerView % kViewsAtOnce;
+  const int at = tile / kTilesPerDirection % kDirectionsAtOnce;
   return {seen + at * 3 * sh.stride, sh.units, sh.stride};
 }
 
-// What the harmonics' head adds to a tile's colours in float32, [3, 32]: for its state [d_model, 32], each
-// Gaussian where it is or all in the middle of their view. rows.hidden and rows.attributes are free.
-inline void added_colors(const DeformJob& job, std::int32_t tile, const float* state, bool is_from_view,
-                         const TileRows& rows, float* colors) {
-  const HeadWeights& head = job.heads[kHeads - 1];
+// What the harmonics' head adds to a tile's colours in float32, [3, 32], given its hidden rows [units, 32]: seen
+// each where it is, or all in their tiles' one direction. rows.attributes is free.
+inline void added_colors(const DeformJob& job, std::int32_t tile, bool in_one_direction, const TileRows& rows,
+                         const float* hidden, float* colors) {
   const float* const sh = rows.attributes;
-  matmul(head.hidden, state, StoreRelu{rows.hidden});
-  matmul(head.out, rows.hidden, Store{rows.attributes});
+  matmul(job.heads[kHeads - 1].out, hidden, Store{rows.attributes});
   for (int lane = 0; lane < kTileGaussians; lane += VecF::kLanes) {
-    VecF direction[3];
-    VecF norm2(1e-30f);
+    VecF target[3];
     for (int k = 0; k < 3; ++k) {
-      const float* centres = job.view_centres + std::ptrdiff_t{view_stride(job.n_tiles)} * k;
-      const VecF at = is_from_view ? VecF(centres[tile / kTilesPerView])
+      const float* shared = job.direction_targets + std::ptrdiff_t{direction_stride(job.n_tiles)} * k;
+      target[k] = in_one_direction ? VecF(shared[tile / kTilesPerDirection])
                                    : load(canonical_rows(job, tile) + k * kTileGaussians + lane);
-      direction[k] = at - VecF(job.view->camera_center[k]);
-      norm2 = fma(direction[k], direction[k], norm2);
     }
-    const VecF inv_norm = VecF(1.0f) / vsqrt(norm2);
     VecF basis[kShCoefficients];
-    sh_basis(direction[0] * inv_norm, direction[1] * inv_norm, direction[2] * inv_norm, basis);
+    harmonics_towards(target, job.view->camera_center, basis);
     for (int c = 0; c < 3; ++c) {
       VecF sum(0.0f);
       for (int k = 0; k < kShCoefficients; ++k) {
@@ -123,21 +113,22 @@ inline void added_colors(const DeformJob& job, std::int32_t tile, const float* s
   }
 }
 
-// By how much colours are off that pairs share and that are seen from the middle of a view, at most. `state`
-// [d_model, 32]; rows.state_b is free, too.
+// By how much colours are off that pairs share and that are seen in one direction, at most. `state`
+// [d_model, 32]; rows.hidden is the head's hidden layer of it, and free, as is rows.state_b.
 inline float shared_color_error(const DeformJob& job, std::int32_t tile, const float* state,
                                 const TileRows& rows) {
+  alignas(64) float own[3 * kTileGaussians];
+  alignas(64) float shared[3 * kTileGaussians];
+  added_colors(job, tile, false, rows, rows.hidden, own);
   float* const means = rows.state_b;
   for (int i = 0; i < job.d_model * kTileGaussians; ++i) {
     means[i] = 0.5f * (state[i] + state[i ^ (kTileGaussians / 2)]);
   }
-  alignas(64) float exact[3 * kTileGaussians];
-  alignas(64) float shared[3 * kTileGaussians];
-  added_colors(job, tile, state, false, rows, exact);
-  added_colors(job, tile, means, true, rows, shared);
+  matmul(job.heads[kHeads - 1].hidden, means, StoreRelu{rows.hidden});
+  added_colors(job, tile, true, rows, rows.hidden, shared);
   VecF error(0.0f);
   for (int i = 0; i < 3 * kTileGaussians; i += VecF::kLanes) {
-    error = vmax(vabs(load(exact + i) - load(shared + i)), error);
+    error = vmax(vabs(load(own + i) - load(shared + i)), error);
   }
   return largest_lane(error);
 }

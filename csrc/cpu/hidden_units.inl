@@ -89,16 +89,18 @@ class State {
     return static_cast<int>(end - units);
   }
 
-  // Raises `reach` to how far each unit rises here. `rows`: as the constructor wrote them.
+  // Raises `reach` to how far each unit rises here. `rows`: as the constructor wrote them. out [units, 32]: the
+  // hidden layer.
   void observe(const PackedMatrix& hidden, const UnitForecast& forecast, const float* rows,
-               std::uint8_t* reach) const {
-    if (radius_ <= 0.0f) return;
+               std::uint8_t* reach, float* out) const {
     float highest = 0.0f, total = 0.0f;
     matmul<kListRows, kVectors>(hidden, rows, [&](int unit, int lane, VecF value) {
+      store(out + unit * kTileGaussians + lane, vmax(value, VecF(0.0f)));
       const float top = largest_lane(value);
       highest = lane > 0 && highest > top ? highest : top;
       total = sum_lanes(value) + (lane > 0 ? total : 0.0f);
-      if (lane != kTileGaussians - VecF::kLanes || forecast.reach[unit] <= 0.0f) return;
+      const bool is_whole = lane == kTileGaussians - VecF::kLanes;
+      if (!is_whole || radius_ <= 0.0f || forecast.reach[unit] <= 0.0f) return;
       const float rise = highest - total * (1.0f / kTileGaussians);
       // In this order, so that what is not a number (a hostile avatar's) becomes the farthest.
       const float steps = vmin(rise / (radius_ * forecast.reach[unit]) + 1.0f, 255.0f);
@@ -118,7 +120,7 @@ class State {
 // somewhere: together, with whose they are.
 class RowKeeper {
  public:
-  static constexpr bool kTakesAll = false;
+  static constexpr bool kWantsZeros = false;
   RowKeeper(float* rows, std::uint32_t* kept) : next_(rows), kept_(kept), end_(kept) {
     for (VecF& t : top_) t = VecF(0.0f);
   }

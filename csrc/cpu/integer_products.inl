@@ -104,7 +104,7 @@ inline void share_in_pairs(float* of_lanes) {
 template <class Keeper>
 class ScaledKeeper {
  public:
-  static constexpr bool kTakesAll = Keeper::kTakesAll;
+  static constexpr bool kWantsZeros = Keeper::kWantsZeros;
   ScaledKeeper(float* rows, std::uint32_t* kept, const float* scales) : keeper_(rows, kept), scales_(scales) {}
   void put(std::uint32_t unit, int v, VecF value) { keeper_.put(unit, v, value * VecF(scales_[unit])); }
   void put_zero(std::uint32_t unit) { keeper_.put_zero(unit); }
@@ -131,7 +131,9 @@ struct LaneMultiply {
   static constexpr int kListVectors = kTileGaussians / VecF::kLanes;
 
   // Gives the rows of max(0, W x + b) for the listed units, divided by the scale of their weights, to `sink`,
-  // which it returns: of a tile, or of so many vectors of it. `units` has room for kMostListed more.
+  // which it returns: put(unit, v, value) for each vector, then end_row(unit). Of a tile, or of so many vectors
+  // of it. A sink that kWantsZeros would like to hear of units that are not listed, too, where that costs
+  // nothing. `units` has room for a forecast's block more.
   template <int vectors = kListVectors, class Integer, class Sink>
   [[gnu::noinline]] static Sink hidden(const IntegerMatrix<Integer>& W, const RoundedRows& x,
                                        std::uint32_t* units, int size, Sink sink) {

@@ -86,11 +86,11 @@ constexpr int attention_row(int head, int token, int n_head) {
   return token == kTokens - 1 ? n_head * (kTokens - 1) + head : head * (kTokens - 1) + token;
 }
 
-// Directions from the camera, for head_outputs.inl: one for so many tiles, so many at once. Rows of all of them
-// end with a vector to spare.
-constexpr int kTilesPerView = 2;
-constexpr int kViewsAtOnce = 4;
-constexpr std::int32_t view_stride(std::int32_t tiles) { return tiles / kTilesPerView + 16; }
+// Directions from the camera in which head_outputs.inl sees tiles: one for so many of them, so many made at
+// once. Rows with a number for each direction end with a vector to spare.
+constexpr int kTilesPerDirection = 2;
+constexpr int kDirectionsAtOnce = 4;
+constexpr std::int32_t direction_stride(std::int32_t tiles) { return tiles / kTilesPerDirection + 16; }
 
 // One cross-attention layer with this frame's tokens folded in (MODEL section 2, "exact algebra"):
 // scores [4 n_head, d_model] gives the logits, mix [d_model, 3 n_head] the concatenated values after
@@ -195,13 +195,14 @@ struct DeformJob {
   const float* static_hidden;  // [tiles, first_width(), 32]
   PackedTiles packed;
   const float* canonical;      // [tiles, 59, 32] raw attributes, rows in the heads' order
-  const float* view_centres;   // [3, view_stride(n_tiles)]: the mean of the canonical means of a view's tiles
+  // [3, direction_stride(n_tiles)]: the mean of the canonical means of the tiles seen in a direction.
+  const float* direction_targets;
   int first_width() const { return padded_rows(layers[0].hidden_mix.rows); }
   const LayerWeights* layers;
   HeadWeights heads[kHeads];
   IntegerHead<std::int16_t> rounded_means_head;
   IntegerHead<std::int8_t> rounded_heads[kHeads];  // [0] unused: positions need more bits
-  IntegerMatrix<std::int8_t> rounded_sh_out;
+  IntegerMatrix<std::int8_t> rounded_sh_out;  // all 48, where everyone has colours of their own
   // tile_observations.h, read by rounded products.
   const std::uint8_t* reach;  // [tiles, reach_units]
   const float* color_errors;  // [tiles]
@@ -281,7 +282,7 @@ struct TileLayout {
                                     (hidden_width + kPanelRows) / 2 +
                                     kTileGaussians)),
         color_weights(centre + whole_rows(padded_rows(d_model) + kForecastUnits)),
-        likely(color_weights + kViewsAtOnce * 3 * whole_rows(hidden_width + kForecastUnits)),
+        likely(color_weights + kDirectionsAtOnce * 3 * whole_rows(hidden_width + kForecastUnits)),
         kept(likely + whole_rows(hidden_width + kForecastUnits)),
         end(kept + whole_rows(hidden_width + kForecastUnits)) {}
 

@@ -131,12 +131,12 @@ void pack_canonical(const ModelSource& source, const std::vector<std::uint32_t>&
   }
 }
 
-std::vector<float> view_centres_of(const AlignedBuffer<float>& canonical, int n_tiles) {
-  const int stride = view_stride(n_tiles);
+std::vector<float> direction_targets_of(const AlignedBuffer<float>& canonical, int n_tiles) {
+  const int stride = direction_stride(n_tiles);
   std::vector<float> centres(area(3, stride));
   for (int tile = 0; tile < n_tiles; ++tile) {
-    const int view = tile / kTilesPerView;
-    const int together = std::min(kTilesPerView, n_tiles - view * kTilesPerView) * kTileGaussians;
+    const int view = tile / kTilesPerDirection;
+    const int together = std::min(kTilesPerDirection, n_tiles - view * kTilesPerDirection) * kTileGaussians;
     const float* means = canonical.data() + area(tile, kAttributeRows) * kTileGaussians;
     for (int i = 0; i < 3 * kTileGaussians; ++i) {
       centres[area(i / kTileGaussians, stride) + static_cast<std::size_t>(view)] +=
@@ -227,7 +227,7 @@ Model::Model(const ModelSource& source)
       features(sample_features(source, order)),
       canonical(area(n_tiles, kAttributeRows) * kTileGaussians) {
   pack_canonical(source, order, canonical);
-  view_centres = view_centres_of(canonical, n_tiles);
+  direction_targets = direction_targets_of(canonical, n_tiles);
 
   tokens.audio_conv = transpose_all(source.audio_conv, 3);
   tokens.audio_fc = transpose_all(source.audio_fc, 1);

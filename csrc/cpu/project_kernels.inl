@@ -14,6 +14,18 @@ namespace {
 
 constexpr float kBrightest = 1e30f;
 
+// Y(d) for the direction d from the camera to `at`.
+inline void harmonics_towards(const VecF (&at)[3], const float* camera_center, VecF (&basis)[kShCoefficients]) {
+  VecF direction[3];
+  VecF norm2(0.0f);
+  for (int k = 0; k < 3; ++k) {
+    direction[k] = at[k] - VecF(camera_center[k]);
+    norm2 = norm2 + direction[k] * direction[k];
+  }
+  const VecF inv_norm = VecF(1.0f) / vmax(vsqrt(norm2), VecF(1e-20f));
+  sh_basis(direction[0] * inv_norm, direction[1] * inv_norm, direction[2] * inv_norm, basis);
+}
+
 // Harmonics are offsets from grey.
 inline void fill_colors(float* rows) {
   for (int i = 0; i < 3 * kTileGaussians; ++i) rows[kFirstColorRow * kTileGaussians + i] = 0.5f;
@@ -85,15 +97,8 @@ inline void project_rows(const float* rows, const float* sh, int first, int vali
     const VecF opacity = row(10);
     const auto ellipse = project_gaussian<VecF>(view, params, mean, quat, scale);
 
-    VecF direction[3];
-    VecF norm2(0.0f);
-    for (int k = 0; k < 3; ++k) {
-      direction[k] = mean[k] - VecF(view.camera_center[k]);
-      norm2 = norm2 + direction[k] * direction[k];
-    }
-    const VecF inv_norm = VecF(1.0f) / vmax(vsqrt(norm2), VecF(1e-20f));
     VecF basis[kShCoefficients];
-    sh_basis(direction[0] * inv_norm, direction[1] * inv_norm, direction[2] * inv_norm, basis);
+    harmonics_towards(mean, view.camera_center, basis);
     VecF color[3] = {row(kFirstColorRow), row(kFirstColorRow + 1), row(kFirstColorRow + 2)};
     for (int k = 0; k < kShCoefficients; ++k) {
       for (int c = 0; c < 3; ++c) {

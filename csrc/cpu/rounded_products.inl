@@ -74,9 +74,9 @@ struct RoundedProducts {
   }
 
   // Makes ready for the colours of `tile` and those after it, as many as are seen at once.
-  static void look(const DeformJob& job, std::int32_t tile, const TileRows& rows) {
+  static void prepare_colors(const DeformJob& job, std::int32_t tile, const TileRows& rows) {
     if (!job.heads[kHeads - 1].is_present || job.out.splats == nullptr) return;
-    look_at_tiles(job, tile, rows.color_weights);
+    see_heads(job, tile, rows.color_weights);
   }
 
   // rows.attributes = canonical + heads(relu(norm2(rows.state_b))), and the colour rows; returns the rows of
@@ -163,7 +163,7 @@ struct RoundedProducts {
     for (int h = 0; h < kHeads; ++h) {
       if (!job.heads[h].is_present) continue;
       const UnitForecast& forecast = h == 0 ? job.rounded_means_head.forecast : job.rounded_heads[h].forecast;
-      state.observe(job.heads[h].hidden, forecast, rows.state_a, reach);
+      state.observe(job.heads[h].hidden, forecast, rows.state_a, reach, rows.hidden);
       reach += forecast.units;
     }
     if (!job.heads[kHeads - 1].is_present) return;

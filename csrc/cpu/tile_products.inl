@@ -120,7 +120,7 @@ struct TileMultiply {
     int block = -1;
     int next = 0;
     const auto skip_to = [&]([[maybe_unused]] int unit) {
-      if constexpr (Sink::kTakesAll) {
+      if constexpr (Sink::kWantsZeros) {
         for (; next < unit; ++next) sink.put_zero(static_cast<std::uint32_t>(next));
         ++next;
       }
@@ -147,7 +147,7 @@ struct TileMultiply {
   // costs.
   class Keeper {
    public:
-    static constexpr bool kTakesAll = true;
+    static constexpr bool kWantsZeros = true;
     Keeper(float* rows, std::uint32_t*) : rows_(rows) {}
     void put(std::uint32_t, int v, VecF value) {
       store(rows_ + size_ * kTileGaussians + v * VecF::kLanes, value);

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "gaussian_order.h"
 #include "packed.h"
 #include "quantized.h"
 
@@ -110,7 +111,7 @@ double worst_color(int n_tiles, int begin) {
   constexpr int kUnits = 100;
   const Head head(random, kUnits, 48);
   const RoundedHead<std::int8_t> rounded(head);
-  std::vector<float> centres(static_cast<std::size_t>(3 * view_stride(n_tiles)));
+  std::vector<float> centres(static_cast<std::size_t>(3 * direction_stride(n_tiles)));
   std::normal_distribution<float> normal;
   for (float& c : centres) c = normal(random);
   View view{};
@@ -119,13 +120,13 @@ double worst_color(int n_tiles, int begin) {
   view.camera_center[2] = 3.0f;
   DeformJob job{};
   job.n_tiles = n_tiles;
-  job.view_centres = centres.data();
+  job.direction_targets = centres.data();
   job.view = &view;
   job.rounded_heads[kHeads - 1] = {{}, rounded.hidden.view(), rounded.out.view()};
-  AlignedBuffer<float> seen(static_cast<std::size_t>(3 * kViewsAtOnce * rounded.out.view().stride));
+  AlignedBuffer<float> seen(static_cast<std::size_t>(3 * kDirectionsAtOnce * rounded.out.view().stride));
   double worst = 0.0;
   for (int t = begin; t < n_tiles; ++t) {
-    if (t == begin || t % (kTilesPerView * kViewsAtOnce) == 0) look_at_tiles(job, t, seen.data());
+    if (t == begin || t % (kTilesPerDirection * kDirectionsAtOnce) == 0) see_heads(job, t, seen.data());
     Tile tile(random);
     share_in_pairs(tile.largest);
     RoundedRows x, pairs;
@@ -141,7 +142,7 @@ double worst_color(int n_tiles, int begin) {
         .store_to(out);
     double direction[3], norm2 = 0.0;
     for (int k = 0; k < 3; ++k) {
-      const auto at = static_cast<std::size_t>(k * view_stride(n_tiles) + t / kTilesPerView);
+      const auto at = static_cast<std::size_t>(k * direction_stride(n_tiles) + t / kTilesPerDirection);
       direction[k] = double{centres[at]} - view.camera_center[k];
       norm2 += direction[k] * direction[k];
     }
@@ -172,7 +173,7 @@ double wrong_color_error() {
   std::normal_distribution<float> normal;
   AlignedBuffer<float> canonical((kTileNumber + 1) * kAttributeRows * kTileGaussians);
   for (std::size_t i = 0; i < canonical.size(); ++i) canonical[i] = normal(random);
-  std::vector<float> centres(static_cast<std::size_t>(3 * view_stride(kTileNumber + 1)));
+  std::vector<float> centres(static_cast<std::size_t>(3 * direction_stride(kTileNumber + 1)));
   for (float& c : centres) c = normal(random);
   View view{};
   view.camera_center[2] = 6.0f;
@@ -182,12 +183,13 @@ double wrong_color_error() {
   job.n_head = 1;
   job.hidden_width = kUnits;
   job.canonical = canonical.data();
-  job.view_centres = centres.data();
+  job.direction_targets = centres.data();
   job.view = &view;
   job.heads[kHeads - 1] = {true, hidden.view(), out.view()};
   AlignedBuffer<float> scratch(deform_scratch_floats(kWidth, 1, kUnits));
   const TileRows rows(job, scratch.data());
   Tile tile(random);
+  matmul(hidden.view(), tile.x.data(), StoreRelu{rows.hidden});
   const double found = shared_color_error(job, kTileNumber, tile.x.data(), rows);
   const auto color = [&](const std::vector<double>& sh, const double (&at)[3], int channel) {
     double direction[3], norm2 = 0.0;
@@ -208,7 +210,7 @@ double wrong_color_error() {
     double own[3], shared[3];
     for (int k = 0; k < 3; ++k) {
       own[k] = canonical[static_cast<std::size_t>((kTileNumber * kAttributeRows + k) * kTileGaussians + lane)];
-      shared[k] = centres[static_cast<std::size_t>(k * view_stride(kTileNumber + 1) + kTileNumber / kTilesPerView)];
+      shared[k] = centres[static_cast<std::size_t>(k * direction_stride(kTileNumber + 1) + kTileNumber / kTilesPerDirection)];
     }
     const std::vector<double> exact = head.value([&](int c) { return tile.at(c, lane); });
     const std::vector<double> mean = head.value([&](int c) { return 0.5 * (tile.at(c, lane) + tile.at(c, other)); });
@@ -217,6 +219,36 @@ double wrong_color_error() {
     }
   }
   return std::fabs(found - wanted) / wanted;
+}
+
+// How far the two of a pair are from each other, of how far any two Gaussians of a tile are, in the mean; and
+// how many of them are not there exactly once.
+double pair_distance(int& wrong) {
+  constexpr int kGaussians = 5000;
+  std::mt19937 random(12);
+  std::normal_distribution<float> normal;
+  std::vector<float> means(3 * kGaussians);
+  for (float& m : means) m = normal(random);
+  const std::vector<std::uint32_t> order = spatial_order(means.data(), kGaussians);
+  std::vector<int> times(kGaussians);
+  for (const std::uint32_t i : order) ++times[i];
+  wrong = static_cast<int>(std::count_if(times.begin(), times.end(), [](int t) { return t != 1; }));
+  const auto distance = [&](int a, int b) {
+    double sum = 0.0;
+    for (std::size_t k = 0; k < 3; ++k) {
+      const double d = double{means[3 * order[static_cast<std::size_t>(a)] + k]} - means[3 * order[static_cast<std::size_t>(b)] + k];
+      sum += d * d;
+    }
+    return std::sqrt(sum);
+  };
+  double of_pairs = 0.0, of_any = 0.0;
+  for (int tile = 0; tile + kTileGaussians <= kGaussians; tile += kTileGaussians) {
+    for (int i = 0; i < kTileGaussians / 2; ++i) {
+      of_pairs += distance(tile + i, tile + i + kTileGaussians / 2);
+      of_any += distance(tile + i, tile + (i + 5) % kTileGaussians);
+    }
+  }
+  return of_pairs / of_any;
 }
 
 // Rows of nothing but a bias, or next to nothing beside it, give their bias.
@@ -246,5 +278,8 @@ int main() {
                                              worst_sum<std::int8_t, 4>(37, round_to_bytes)}));
   std::printf("worst_color %g\n", std::max({worst_color(1, 0), worst_color(19, 0), worst_color(19, 5)}));
   std::printf("color_error_wrong %g\n", wrong_color_error());
+  int wrong = 0;
+  std::printf("pair_distance %g\n", pair_distance(wrong));
+  std::printf("order_wrong %d\n", wrong);
   std::printf("constants_wrong %d\n", wrong_constants());
 }

@@ -66,6 +66,7 @@ void forecast() {
   const std::vector<std::uint8_t> guessed(kUnits, static_cast<std::uint8_t>(std::ceil(3.0 * kWholeReach / 8.0)));
   AlignedBuffer<float> x(kWidth * kTileGaussians);
   AlignedBuffer<float> centre(kWidth + kForecastUnits), rows(x.size());
+  AlignedBuffer<float> hidden(kUnits * kTileGaussians);
   std::vector<std::uint32_t> units(kUnits + kForecastUnits);
   long above = 0, beyond = 0, missed = 0, left_out = 0, zero = 0, missed_seen = 0, left_out_seen = 0;
   double worst = 0.0, worst_seen = 0.0;
@@ -83,11 +84,11 @@ void forecast() {
     const std::vector<bool> is_possible = list(sure);
     const std::vector<bool> is_likely = list(guessed);
     std::vector<std::uint8_t> reach(kUnits);
-    state.observe(packed.view(), forecast.view(), rows.data(), reach.data());
+    state.observe(packed.view(), forecast.view(), rows.data(), reach.data(), hidden.data());
     const std::vector<bool> is_seen = list(reach);
     // Another frame changes nothing that was seen to go farther.
     std::vector<std::uint8_t> farther(kUnits, 255);
-    state.observe(packed.view(), forecast.view(), rows.data(), farther.data());
+    state.observe(packed.view(), forecast.view(), rows.data(), farther.data(), hidden.data());
     beyond += std::count(farther.begin(), farther.end(), 255) != kUnits;
     for (int u = 0; u < kUnits; ++u) {
       double highest = 0.0;

@@ -63,6 +63,8 @@ def test_outputs_of_heads(isa: str, tmp_path: Path) -> None:
     assert figures["worst_color"] < 0.03  # the sum of 16 harmonics
     assert figures["color_error_wrong"] < 1e-5
     assert figures["constants_wrong"] == 0
+    assert figures["pair_distance"] < 0.5  # or hardly anyone would share colours
+    assert figures["order_wrong"] == 0
 
 
 def measured(name: str, isa: str, folder: Path) -> dict[str, float]:
@@ -76,7 +78,10 @@ def measured(name: str, isa: str, folder: Path) -> dict[str, float]:
     includes = ["-I", str(ROOT / "csrc" / "include"), "-I", str(ROOT / "csrc" / "cpu")]
     options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-math-errno", *FLAGS[isa], *includes]
     header = f'-DGT_SIMD_HEADER="simd_{isa}.h"'
-    parts = [str(ROOT / "csrc" / "cpu" / part) for part in ("packed.cc", "quantized.cc")]
+    parts = [
+        str(ROOT / "csrc" / "cpu" / part)
+        for part in ("gaussian_order.cc", "packed.cc", "quantized.cc")
+    ]
     sources = [str(NATIVE / f"{name}.cc"), *parts]
     subprocess.run([compiler, *options, header, "-w", *sources, "-o", str(program)], check=True)
     out = subprocess.run([program], capture_output=True, text=True, check=True).stdout

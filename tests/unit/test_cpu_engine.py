@@ -218,6 +218,20 @@ def test_neighbours_share_colors_where_example_frames_allow_it(isa: str) -> None
             assert error < 2e-5
 
 
+def test_a_head_without_sh_keeps_its_colors(isa: str) -> None:
+    avatar = make_avatar(n=70, heads=("means", "opacities"))
+    window, _, _ = inputs(avatar)
+    pose = Pose.from_degrees(yaw=5).resolve(avatar.poses.mean_euler, avatar.poses.mean_trans)  # type: ignore[union-attr]
+    config = EngineConfig(isa=isa)
+    with Renderer(avatar, output="float32", background=(0, 0, 0), config=config) as renderer:
+        found = renderer.render_window(window, pose, blink=0.3)
+        gaussians = renderer.deform(window, 0.3, pose.camera_vector())
+        wanted = np.zeros_like(found)
+        renderer._engine.splat(renderer._canvas, gaussians, pose.viewmat(), wanted)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(gaussians.sh, avatar.gaussians.sh)
+    assert np.abs(found - wanted).max() < 2e-5
+
+
 def test_threads_do_not_change_a_bit(isa: str) -> None:
     avatar = make_avatar(n=700)
     window, eye, _ = inputs(avatar)

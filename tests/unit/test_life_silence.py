@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gt_infer import InputError
 from gt_infer.audio import FrameWindows, LogMel, stream_mono16k
 from gt_infer.avatar import LogMelConstants
-from gt_infer.life import GatedFrontend
+from gt_infer.life import GatedFrontend, silence
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE, HOP = 16_000, 320
@@ -138,6 +138,19 @@ def test_level_is_calibrated(hz: float) -> None:
     for offset, passes in ((-1.0, False), (1.0, True)):
         sound = np.concatenate([before, tone(0.4, hz, -50.0 + offset)])
         assert at_rest(steps_of(gated(), sound))[52:].any() != passes
+
+
+@pytest.mark.parametrize("hum", [0.0, 0.5])
+def test_level_is_that_of_the_spectrum_above_200_hz(hum: float) -> None:
+    rng = np.random.default_rng(3)
+    time = np.arange(400) / RATE
+    below = hum * (0.6 + np.sin(2 * np.pi * 50 * time))
+    for level in (1.0, 1e-3):
+        block = (level * rng.normal(size=400) + below).astype(np.float32)
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+        power = np.abs(np.fft.fft(hann * block.astype(np.float64))) ** 2
+        above = power[5:396].sum() / 400 / np.square(hann).sum()  # bins of 40 Hz and their images
+        assert silence._power(block) == pytest.approx(above, rel=1e-9)
 
 
 def test_onsets_are_not_cut() -> None:
