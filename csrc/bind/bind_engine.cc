@@ -136,6 +136,17 @@ py::dict render(cpu::Engine& engine, const FloatArray& audio, float eye, const F
   return as_dict(times);
 }
 
+// [n, 16, 3], not set, from the beginning of a cache line on: it is written past the caches then.
+FloatArray empty_harmonics(py::ssize_t n) {
+  constexpr std::size_t kLine = 64;
+  constexpr py::ssize_t kSpare = kLine / sizeof(float);
+  FloatArray room(n * 48 + kSpare);
+  void* begin = room.mutable_data();
+  std::size_t size = static_cast<std::size_t>(room.nbytes());
+  const auto* const aligned = static_cast<const float*>(std::align(kLine, size - kLine, begin, size));
+  return FloatArray({n, py::ssize_t{16}, py::ssize_t{3}}, aligned, room);
+}
+
 py::dict deform(cpu::Engine& engine, const FloatArray& audio, float eye, const FloatArray& camera,
                 bool attention) {
   const cpu::Model& model = engine.model();
@@ -145,7 +156,7 @@ py::dict deform(cpu::Engine& engine, const FloatArray& audio, float eye, const F
   FloatArray quats({n, py::ssize_t{4}});
   FloatArray scales({n, py::ssize_t{3}});
   FloatArray opacities(n);
-  FloatArray sh({n, py::ssize_t{16}, py::ssize_t{3}});
+  FloatArray sh = empty_harmonics(n);
   const auto layers = static_cast<py::ssize_t>(model.layers.size());
   FloatArray weights({attention ? layers : 0, n, py::ssize_t{cpu::kTokens}});
   const cpu::AttributeArrays out = {means.mutable_data(),     quats.mutable_data(),
