@@ -19,6 +19,7 @@ from .types import FloatArray
 __all__ = ["Clip", "DueFrame", "Sound"]
 
 Sound = npt.NDArray[Any]
+_Layout = tuple[int, int, np.dtype[Any]]  # rate, channels, dtype
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +54,7 @@ class Clip:
         windows.reset()
         self._windows = windows
         self._resampler: Resampler | None = None
-        self._layout: tuple[int, int, str] | None = None  # rate, channels, dtype
+        self._layout: _Layout | None = None
         self._pushed = 0  # samples
         self._original: deque[Sound] = deque()  # what unread frames will give back
         self._original_start = 0  # sample number of its first
@@ -185,10 +186,10 @@ class Clip:
         return np.concatenate(parts)
 
 
-def _layout(samples: Sound, sample_rate: int) -> tuple[int, int, str]:
-    return sample_rate, samples.shape[1] if samples.ndim == 2 else 1, str(samples.dtype)
+def _layout(samples: Sound, sample_rate: int) -> _Layout:
+    return sample_rate, samples.shape[1] if samples.ndim == 2 else 1, samples.dtype
 
 
-def _words(layout: tuple[int, int, str]) -> str:
+def _words(layout: _Layout) -> str:
     rate, channels, dtype = layout
     return f"{dtype} at {rate} Hz with {channels} channel(s)"

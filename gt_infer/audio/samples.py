@@ -21,6 +21,9 @@ LOUDEST = 1e35
 # and a process that speaks for hours grows by them (docs/soak.md).
 BLOCK = 4096
 
+# As dtypes: every comparison with a type would make one.
+_INT16, _FLOAT32 = np.dtype(np.int16), np.dtype(np.float32)
+
 
 def check_samples(
     samples: npt.NDArray[Any], *, name: str = "samples", loudest: float = LOUDEST
@@ -36,7 +39,7 @@ def check_samples(
         InputError: not such an array.
         AudioError: NaN, inf or beyond `loudest`; the message says where.
     """
-    if not isinstance(samples, np.ndarray) or samples.dtype not in (np.int16, np.float32):
+    if not isinstance(samples, np.ndarray) or samples.dtype not in (_INT16, _FLOAT32):
         kind = getattr(samples, "dtype", type(samples).__name__)
         raise InputError(
             f"{name}: expected a numpy array of int16 or float32, got {kind}. Convert with "
@@ -44,7 +47,7 @@ def check_samples(
         )
     if samples.ndim not in (1, 2):
         raise InputError(f"{name}: expected [n] or [n, channels], got {list(samples.shape)}")
-    if samples.dtype == np.int16:
+    if samples.dtype == _INT16:
         return
     for start, block in in_blocks(samples):
         # Two passes that make nothing new; phrased so that NaN is refused.
@@ -62,7 +65,7 @@ def as_float32(
     """Samples as float32, full scale 1: int16 is divided by 32768, float32 is returned as it is.
     Arguments and errors as `check_samples`."""
     check_samples(samples, name=name, loudest=loudest)
-    if samples.dtype == np.int16:
+    if samples.dtype == _INT16:
         scaled = samples.astype(np.float32)
         scaled /= np.float32(32768)
         return scaled

@@ -20,6 +20,9 @@ _WINDOWS_BEFORE = TIMING.windows_per_frame // 2  # frame i uses windows i-4 .. i
 # Frame i sees steps 2i-16 .. 2i+13: window j holds steps 2j-8 .. 2j+7.
 _STEPS_BEFORE = _STEPS_PER_FRAME * _WINDOWS_BEFORE + TIMING.steps_per_window // 2
 _STEPS_SEEN = _STEPS_PER_FRAME * (TIMING.windows_per_frame - 1) + TIMING.steps_per_window
+_STEPS_OF_WINDOWS = np.add.outer(
+    _STEPS_PER_FRAME * np.arange(TIMING.windows_per_frame), np.arange(TIMING.steps_per_window)
+)
 
 
 class FrameWindows:
@@ -167,12 +170,7 @@ class FrameWindows:
         if known > 0 and not at_end:
             seen[max(known - start, 0) :] = self._steps[known - 1 - self._base]
 
-        window = np.empty(
-            (TIMING.windows_per_frame, self.channels, TIMING.steps_per_window), np.float32
-        )
-        for j in range(TIMING.windows_per_frame):
-            steps = seen[_STEPS_PER_FRAME * j : _STEPS_PER_FRAME * j + TIMING.steps_per_window]
-            window[j] = steps.T
+        window = np.ascontiguousarray(seen[_STEPS_OF_WINDOWS].transpose(0, 2, 1))
         # Windows that would belong to frames before the first or after the last one are zeros.
         window[: max(0, _WINDOWS_BEFORE - frame)] = 0.0
         if at_end and self._n_frames is not None:
