@@ -69,7 +69,7 @@ class EngineConfig:
     Attributes:
         precision: "fp32" meets the golden vectors; "fast" uses reduced-precision products where
             pictures do not show it. On the CPU: integer products with AMX, AVX-512 VNNI or
-            AVX-VNNI (pictures 70 dB from "fp32"); without them both are float32.
+            AVX-VNNI (pictures 65 dB from "fp32"); without them both are float32.
         threads: worker threads, None = the cores this process may use.
         isa: instruction set of the CPU engine ("amx", "avx512vnni", "avx512", "avx2vnni",
             "avx2", "portable"), None = the best of this machine. See `gt-info`. "amx" has to be

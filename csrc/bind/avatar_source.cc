@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "../cpu/tokens.h"
+
 namespace py = pybind11;
 
 namespace gt::bind {
@@ -51,7 +53,7 @@ class Reader {
     for (const py::handle item : sequence) {
       result.push_back(linear(item, taps));
       const std::size_t n = result.size();
-      if (taps == 1 && n > 1 && result[n - 2].out != result[n - 1].in) {
+      if (n > 1 && result[n - 2].out != result[n - 1].in) {
         throw std::invalid_argument("weight: widths do not chain");
       }
     }
@@ -67,6 +69,12 @@ class Reader {
  private:
   std::vector<FloatArray>& arrays_;
 };
+
+// That maps, one after the other, lead from so many values to so many; none of them: that both are the same.
+void check_ends(const std::vector<cpu::LinearSource>& maps, int in, int out, const char* name) {
+  const bool fits = maps.empty() ? in == out : maps.front().in == in && maps.back().out == out;
+  if (!fits) throw std::invalid_argument(std::string(name) + ": unexpected shape");
+}
 
 }  // namespace
 
@@ -114,6 +122,14 @@ AvatarSource::AvatarSource(const py::object& gaussians, const py::object& networ
       static_cast<int>(source.levels.size()) * source.plane_channels != source.d_model) {
     throw std::invalid_argument("d_model does not fit n_head or the planes");
   }
+  if (source.audio_conv.empty() || source.audio_fc.empty()) throw std::invalid_argument("audio net: no layers");
+  const int code = source.audio_fc.back().out;
+  check_ends(source.audio_fc, source.audio_conv.back().out, code, "audio_fc");
+  check_ends(source.attention_conv, code, 1, "attention_conv");
+  check_ends({source.attention_fc}, cpu::kWindows, cpu::kWindows, "attention_fc");
+  check_ends(source.audio_mlp, code, source.d_model, "audio_mlp");
+  check_ends(source.eye_mlp, cpu::kEyeCode, source.d_model, "eye_mlp");
+  check_ends(source.camera_mlp, cpu::kCameraInputs, source.d_model, "camera_mlp");
   for (const py::handle item : network.attr("layers")) {
     const py::tuple ffn = item.attr("ffn");
     source.layers.push_back(
@@ -132,6 +148,7 @@ AvatarSource::AvatarSource(const py::object& gaussians, const py::object& networ
       throw std::invalid_argument("ffn: unexpected shape");
     }
   }
+  if (source.layers.empty()) throw std::invalid_argument("layers: none");
   constexpr const char* kNames[cpu::kHeads] = {"means", "scales", "quats", "opacities", "sh"};
   const py::object heads = network.attr("heads");
   for (int h = 0; h < cpu::kHeads; ++h) {

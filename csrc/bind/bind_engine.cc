@@ -285,7 +285,7 @@ void bind_engine(py::module_& m) {
              py::gil_scoped_release unlocked;
              return std::make_unique<cpu::Engine>(std::move(model), kernels, of, threads, frames);
            }),
-           py::arg("model"), py::kw_only(), py::arg("isa"), py::arg("precision"), py::arg("threads"),
+           py::arg("model").none(false), py::kw_only(), py::arg("isa"), py::arg("precision"), py::arg("threads"),
            py::arg("examples") = std::vector<Example>{})
       .def_property_readonly(
           "isa", [](const cpu::Engine& engine) { return engine.kernels().name; })

@@ -13,7 +13,8 @@ namespace {
 // A tile is blended in blocks of 4x4 pixels: compact enough that most lanes of a vector lie inside
 // the splat, and small enough that a block's colours stay in registers while its splats pass.
 constexpr int kBlockSide = 4;
-constexpr int kBlocks = (kTilePixels / kBlockSide) * (kTilePixels / kBlockSide);
+constexpr int kBlocksAcross = kTilePixels / kBlockSide;
+constexpr int kBlocks = kBlocksAcross * kBlocksAcross;
 constexpr int kBlockPixels = kBlockSide * kBlockSide;
 constexpr int kBlockVecs = kBlockPixels / VecF::kLanes;
 static_assert(kBlockPixels % VecF::kLanes == 0 && kBlocks % VecF::kLanes == 0);
@@ -98,8 +99,8 @@ inline bool blend_block(const RasterParams& raster, const ScreenSplat* splats, c
   const VecF alpha_max(raster.alpha_max);
   const VecF alpha_min(raster.alpha_min);
   const VecF transmittance_min(raster.transmittance_min);
-  const VecF left(origin_x + static_cast<float>(b % kBlockSide * kBlockSide));
-  const VecF top(origin_y + static_cast<float>(b / kBlockSide * kBlockSide));
+  const VecF left(origin_x + static_cast<float>(b % kBlocksAcross * kBlockSide));
+  const VecF top(origin_y + static_cast<float>(b / kBlocksAcross * kBlockSide));
   VecF x[kBlockVecs], y[kBlockVecs], transmittance[kBlockVecs], color[3][kBlockVecs], depth[kBlockVecs];
   // The product goes on where a pixel has stopped: below the limit, it says so for ever.
   VecF product[kBlockVecs];
@@ -147,11 +148,10 @@ inline bool blend_block(const RasterParams& raster, const ScreenSplat* splats, c
 
 // Blocks that have a pixel inside the picture, one bit each.
 inline unsigned blocks_inside(const BlendJob& job, int origin_x, int origin_y) {
-  constexpr int kPerSide = kTilePixels / kBlockSide;
   unsigned bits = 0;
   for (int b = 0; b < kBlocks; ++b) {
-    const bool is_inside = origin_x + b % kPerSide * kBlockSide < job.width &&
-                           origin_y + b / kPerSide * kBlockSide < job.height;
+    const bool is_inside = origin_x + b % kBlocksAcross * kBlockSide < job.width &&
+                           origin_y + b / kBlocksAcross * kBlockSide < job.height;
     if (is_inside) bits |= 1u << b;
   }
   return bits;
@@ -195,7 +195,7 @@ inline void to_rows(const float (&blocks)[kBlocks][kBlockPixels],
                     float (&rows)[kTilePixels][kTilePixels]) {
   for (int y = 0; y < kTilePixels; ++y) {
     for (int x = 0; x < kTilePixels; x += kBlockSide) {
-      const int b = y / kBlockSide * kBlockSide + x / kBlockSide;
+      const int b = y / kBlockSide * kBlocksAcross + x / kBlockSide;
       std::memcpy(&rows[y][x], &blocks[b][y % kBlockSide * kBlockSide], kBlockSide * sizeof(float));
     }
   }
@@ -287,7 +287,7 @@ void blend(const BlendJob& job, std::int32_t tile) {
     for (int i = 0; i < kBlockPixels; i += VecF::kLanes) {
       store(&state.transmittance[b][i], VecF(1.0f));
       for (auto& plane : state.color) store(&plane[b][i], VecF(0.0f));
-      store(&state.depth[b][i], VecF(0.0f));
+      if (job.depth != nullptr) store(&state.depth[b][i], VecF(0.0f));
     }
   }
   if (job.depth != nullptr) {
@@ -298,7 +298,7 @@ void blend(const BlendJob& job, std::int32_t tile) {
   TilePicture picture;
   to_rows(state.transmittance, picture.transmittance);
   for (int c = 0; c < 3; ++c) to_rows(state.color[c], picture.color[c]);
-  to_rows(state.depth, picture.depth);
+  if (job.depth != nullptr) to_rows(state.depth, picture.depth);
   write_tile(job, origin_x, origin_y, picture);
 }
 

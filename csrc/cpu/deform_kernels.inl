@@ -129,7 +129,9 @@ class Upcoming {
   }
 
  private:
-  static constexpr int kPortions = 10;  // that even a network of one layer asks for
+  // So many are asked for by one layer and four heads; more layers and heads find nothing left, and what fewer
+  // leave comes when it is read.
+  static constexpr int kPortions = 10;
   static constexpr int kLine = 64;
   Stream streams_[3];
 };

@@ -185,7 +185,7 @@ struct LaneMultiply {
   }
 
   // out [padded rows, 32] = add + W x + b, with x the listed columns and no others. `units` has room for
-  // three more. `scratch`: room for all weights.
+  // kPerGroup more. `scratch`: room for all weights.
   template <class Integer>
   [[gnu::noinline]] static void outputs(const IntegerMatrix<Integer>& W, const RoundedRows& x, std::uint32_t* units,
                       int size, void* scratch, const float* add, float* out) {

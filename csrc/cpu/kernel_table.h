@@ -150,7 +150,7 @@ struct AttributeArrays {
   float* quats;      // [N, 4]
   float* scales;     // [N, 3]
   float* opacities;  // [N]
-  float* sh;         // [N, 16, 3]
+  float* sh;         // [N, 16, 3]; from a cache line's beginning on it is written past the caches
   float* attention;  // [L, N, 4] or nullptr
 };
 
@@ -262,6 +262,7 @@ struct KernelTable {
   void (*multiply)(const PackedMatrix& W, const float* x, float* out);
   // sums [out] += x [in] W for one x; W is [in, out], and readable kRowTail floats past its end.
   void (*add_product)(const float* W, const float* x, std::int32_t in, std::int32_t out, float* sums);
+  // `scratch`: kAttributeBufferRows * kTileGaussians floats.
   void (*project)(const ProjectJob& job, std::int32_t begin, std::int32_t end, float* scratch);
   // Screen tile number `tile` (row-major).
   void (*blend)(const BlendJob& job, std::int32_t tile);
@@ -282,7 +283,8 @@ struct TileLayout {
         // and two lists of units.
         state_words(attributes + kAttributeBufferRows),
         hidden_words(state_words + rounded_word_rows(d_model)),
-        weights(hidden_words + rounded_word_rows(hidden_width)),
+        // The words of a hidden layer, or of the pairs of a state.
+        weights(hidden_words + rounded_word_rows(hidden_width > d_model ? hidden_width : d_model)),
         centre(weights + whole_rows((padded_rows(d_model) + kAttributeBufferRows) *
                                     (hidden_width + kPanelRows) / 2 +
                                     kTileGaussians)),

@@ -1,4 +1,4 @@
-// The one float product of the deformer: small weights times a tile of 32 Gaussians.
+// The float products of the deformer: small weights times a tile of 32 Gaussians, or a single vector.
 #pragma once
 
 #include "kernel_table.h"

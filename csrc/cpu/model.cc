@@ -10,10 +10,6 @@
 namespace gt::cpu {
 namespace {
 
-std::size_t area(int rows, int cols) {
-  return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
-}
-
 TransposedLinear transpose(const LinearSource& source, int taps) {
   TransposedLinear result;
   result.in = source.in;
@@ -134,17 +130,17 @@ void pack_canonical(const ModelSource& source, const std::vector<std::uint32_t>&
 
 std::vector<float> direction_targets_of(const AlignedBuffer<float>& canonical, int n_tiles) {
   const int stride = direction_stride(n_tiles);
-  std::vector<float> centres(area(3, stride));
+  std::vector<float> targets(area(3, stride));
   for (int tile = 0; tile < n_tiles; ++tile) {
-    const int view = tile / kTilesPerDirection;
-    const int together = std::min(kTilesPerDirection, n_tiles - view * kTilesPerDirection) * kTileGaussians;
+    const int direction = tile / kTilesPerDirection;
+    const int together = std::min(kTilesPerDirection, n_tiles - direction * kTilesPerDirection) * kTileGaussians;
     const float* means = canonical.data() + area(tile, kAttributeRows) * kTileGaussians;
     for (int i = 0; i < 3 * kTileGaussians; ++i) {
-      centres[area(i / kTileGaussians, stride) + static_cast<std::size_t>(view)] +=
+      targets[area(i / kTileGaussians, stride) + static_cast<std::size_t>(direction)] +=
           means[i] / static_cast<float>(together);
     }
   }
-  return centres;
+  return targets;
 }
 
 std::vector<std::uint32_t> order_slots(const ModelSource& source) {
@@ -209,7 +205,8 @@ void each_tile(Context& context, int n_tiles, const Body& body) {
 
 AlignedBuffer<float> sample_features(const ModelSource& source, const std::vector<std::uint32_t>& order) {
   const int n_tiles = (source.n_gaussians + kTileGaussians - 1) / kTileGaussians;
-  AlignedBuffer<float> features(area(n_tiles, source.d_model) * kTileGaussians);
+  // Of the last tile, too, whole panels of rows may be read.
+  AlignedBuffer<float> features((area(n_tiles, source.d_model) + kHalfPanelRows) * kTileGaussians);
   int first_row = 0;
   for (const ModelSource::Level& level : source.levels) {
     sample_level(source, level, first_row, order, features);

@@ -57,8 +57,8 @@ struct ModelSource {
   Head heads[kHeads];
 };
 
-// The static features [tiles, d_model, 32] (MODEL section 2, step 1), slot s being Gaussian order[s]; slots
-// past the last Gaussian are zero. An empty order is the Gaussians' own.
+// The static features [tiles, d_model, 32] and kHalfPanelRows rows of zeros (MODEL section 2, step 1), slot s
+// being Gaussian order[s]; slots past the last Gaussian are zero. An empty order is the Gaussians' own.
 AlignedBuffer<float> sample_features(const ModelSource& source, const std::vector<std::uint32_t>& order);
 
 // A linear map or convolution with its weight transposed, so that vectors are of outputs.
@@ -97,10 +97,11 @@ struct Model {
   int n_head;
   int hidden_width;
   std::vector<std::uint32_t> order;    // [tiles * 32]: whose slot it is; n and above are nobody's
-  AlignedBuffer<float> features;       // [tiles, d_model, 32]
+  AlignedBuffer<float> features;       // as sample_features says
   AlignedBuffer<float> canonical;      // [tiles, 59, 32]
   std::vector<float> direction_targets;     // as DeformJob has it
-  // Either is made when it is first asked for, with the machine that is given.
+  // Either is made when it is first asked for, with the machine that is given: the last bits are as its
+  // instruction set rounds, whoever asks later.
   const float* static_hidden(Context& context) const;  // [tiles, padded rows of the first FFN, 32]: H f
   PackedTiles packed(Context& context) const;
   TokenNetwork tokens;

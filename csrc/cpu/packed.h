@@ -1,10 +1,17 @@
 // Weight matrices in the layout that the matrix micro-kernel reads.
 #pragma once
 
+#include <cstddef>
+
 #include "aligned_buffer.h"
 #include "kernel_table.h"
 
 namespace gt::cpu {
+
+// As memory counts.
+constexpr std::size_t area(int rows, int cols) {
+  return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
+}
 
 class PackedWeights {
  public:
@@ -12,7 +19,6 @@ class PackedWeights {
   PackedWeights(int rows, int cols);
 
   int rows() const { return rows_; }
-  int cols() const { return cols_; }
   // Element of W; the padding stays zero.
   float& at(int row, int col);
   float& bias(int row) { return bias_[static_cast<std::size_t>(row)]; }

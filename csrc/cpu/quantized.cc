@@ -6,6 +6,8 @@
 #include <cstring>
 #include <limits>
 
+#include "packed.h"
+
 namespace gt::cpu {
 namespace {
 
@@ -28,10 +30,6 @@ float row_scale(const float* weight, int cols, float bias) {
   // A row of zeros may have any; weights that are nothing beside their bias become zeros.
   scale = std::max({scale, 1e-30 * std::fabs(static_cast<double>(bias)), 1e-30});
   return static_cast<float>(scale);
-}
-
-std::size_t area(int rows, int cols) {
-  return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
 }
 
 constexpr std::size_t kBlockBytes = kBlockOutputs * kBlockColumns;

@@ -14,8 +14,6 @@ struct VecMask {
   __m256 m;
 };
 inline VecMask operator&(VecMask a, VecMask b) { return {_mm256_and_ps(a.m, b.m)}; }
-inline VecMask operator|(VecMask a, VecMask b) { return {_mm256_or_ps(a.m, b.m)}; }
-inline VecMask and_not(VecMask a, VecMask b) { return {_mm256_andnot_ps(b.m, a.m)}; }
 inline bool any(VecMask a) { return _mm256_movemask_ps(a.m) != 0; }
 inline unsigned lane_bits(VecMask a) { return static_cast<unsigned>(_mm256_movemask_ps(a.m)); }
 

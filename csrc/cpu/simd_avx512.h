@@ -15,8 +15,6 @@ struct VecMask {
   __mmask16 m;
 };
 inline VecMask operator&(VecMask a, VecMask b) { return {static_cast<__mmask16>(a.m & b.m)}; }
-inline VecMask operator|(VecMask a, VecMask b) { return {static_cast<__mmask16>(a.m | b.m)}; }
-inline VecMask and_not(VecMask a, VecMask b) { return {static_cast<__mmask16>(a.m & ~b.m)}; }
 inline bool any(VecMask a) { return a.m != 0; }
 inline unsigned lane_bits(VecMask a) { return a.m; }
 

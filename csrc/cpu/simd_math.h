@@ -19,7 +19,7 @@ inline VecF vexp2_nonpositive(VecF a) {
   return times_exp2_whole(p, n);
 }
 
-// Relative error below 2e-7 for a in [-87, 88]; 0 to within 1e-38 below, and 2^127 above.
+// Relative error below 2e-7 for a in [-87, 88]; 0 to within 2e-38 below, and 1.65e38 above.
 // Range reduction by ln 2 in two parts, then the degree-6 Taylor-like polynomial of Cephes' expf.
 inline VecF vexp(VecF a) {
   const VecF x = vmin(vmax(a, VecF(-87.0f)), VecF(88.0f));

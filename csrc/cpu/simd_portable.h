@@ -18,8 +18,6 @@ struct VecMask {
   Int4 m;  // all bits or none per lane
 };
 inline VecMask operator&(VecMask a, VecMask b) { return {a.m & b.m}; }
-inline VecMask operator|(VecMask a, VecMask b) { return {a.m | b.m}; }
-inline VecMask and_not(VecMask a, VecMask b) { return {a.m & ~b.m}; }
 inline unsigned lane_bits(VecMask a) {
   return static_cast<unsigned>((a.m[0] & 1) | (a.m[1] & 2) | (a.m[2] & 4) | (a.m[3] & 8));
 }

@@ -8,10 +8,6 @@ namespace {
 
 using Values = std::pmr::vector<float>;
 
-std::size_t at(int row, int cols) {
-  return static_cast<std::size_t>(row) * static_cast<std::size_t>(cols);
-}
-
 void leaky_relu(Values& values) {
   for (float& value : values) value = value > 0.0f ? value : 0.02f * value;
 }
@@ -37,14 +33,14 @@ Values apply(const TransposedLinear& linear, const float* x, const Tools& tools)
 Values convolve(const TransposedLinear& conv, const Values& x, int steps, int stride, const Tools& tools) {
   const int out_steps = (steps + stride - 1) / stride;
   Values y(&tools.arena);
-  y.reserve(at(out_steps, conv.out));
+  y.reserve(area(out_steps, conv.out));
   for (int t = 0; t < out_steps; ++t) {
     y.insert(y.end(), conv.bias.begin(), conv.bias.end());
     const int first = std::max(0, t * stride - 1);
     const int end = std::min(steps, t * stride + 2);
     const int tap = first - (t * stride - 1);
-    tools.kernels.add_product(conv.weight.data() + at(tap * conv.in, conv.out), x.data() + at(first, conv.in),
-                              (end - first) * conv.in, conv.out, y.data() + at(t, conv.out));
+    tools.kernels.add_product(conv.weight.data() + area(tap * conv.in, conv.out), x.data() + area(first, conv.in),
+                              (end - first) * conv.in, conv.out, y.data() + area(t, conv.out));
   }
   return y;
 }
@@ -59,10 +55,10 @@ Values apply_mlp(const std::vector<TransposedLinear>& mlp, Values x, const Tools
 
 // One window [channels, 16] through AudioNet.
 Values encode_window(const TokenNetwork& net, const float* window, int channels, const Tools& tools) {
-  Values x(at(kWindowSteps, channels), 0.0f, &tools.arena);
+  Values x(area(kWindowSteps, channels), 0.0f, &tools.arena);
   for (int c = 0; c < channels; ++c) {
     for (int t = 0; t < kWindowSteps; ++t) {
-      x[at(t, channels) + static_cast<std::size_t>(c)] = window[c * kWindowSteps + t];
+      x[area(t, channels) + static_cast<std::size_t>(c)] = window[c * kWindowSteps + t];
     }
   }
   int steps = kWindowSteps;
@@ -111,8 +107,6 @@ Values encode_eye(float eye, int width, Arena& arena) {
   return code;
 }
 
-constexpr int kEyeCode = 32;
-
 }  // namespace
 
 void compute_tokens(const KernelTable& kernels, const Model& model, const FrameInput& input, Arena& arena,
@@ -121,7 +115,7 @@ void compute_tokens(const KernelTable& kernels, const Model& model, const FrameI
   const TokenNetwork& net = model.tokens;
   Values codes(&arena);
   for (int w = 0; w < kWindows; ++w) {
-    const float* window = input.audio + at(w, input.audio_channels * kWindowSteps);
+    const float* window = input.audio + area(w, input.audio_channels * kWindowSteps);
     const Values code = encode_window(net, window, input.audio_channels, tools);
     codes.insert(codes.end(), code.begin(), code.end());
   }
@@ -130,7 +124,8 @@ void compute_tokens(const KernelTable& kernels, const Model& model, const FrameI
   Values audio(static_cast<std::size_t>(width), 0.0f, &arena);
   for (int w = 0; w < kWindows; ++w) {
     const float share = weights[static_cast<std::size_t>(w)];
-    for (int k = 0; k < width; ++k) audio[static_cast<std::size_t>(k)] += share * codes[at(w, width) + static_cast<std::size_t>(k)];
+    const float* const code = codes.data() + area(w, width);
+    for (int k = 0; k < width; ++k) audio[static_cast<std::size_t>(k)] += share * code[k];
   }
 
   tokens.clear();
@@ -139,7 +134,7 @@ void compute_tokens(const KernelTable& kernels, const Model& model, const FrameI
   };
   append(apply_mlp(net.audio_mlp, std::move(audio), tools));
   append(apply_mlp(net.eye_mlp, encode_eye(input.eye, kEyeCode, arena), tools));
-  append(apply_mlp(net.camera_mlp, Values(input.camera, input.camera + 12, &arena), tools));
+  append(apply_mlp(net.camera_mlp, Values(input.camera, input.camera + kCameraInputs, &arena), tools));
   append(net.null_token);
 }
 
@@ -157,14 +152,14 @@ void fold_layer(const KernelTable& kernels, const FoldSource& source, int d_mode
   for (int d = 0; d < d_model; ++d) folded.mix.bias(d) = source.concat.bias[static_cast<std::size_t>(d)];
   Values score(static_cast<std::size_t>(d_model), 0.0f, &arena);
   Values mixed(static_cast<std::size_t>(d_model), 0.0f, &arena);
-  Values null_values(at(n_head, d_model), 0.0f, &arena);
+  Values null_values(area(n_head, d_model), 0.0f, &arena);
   for (int t = kTokens - 1; t >= 0; --t) {  // the null token first
-    Values key = apply(source.key, tokens.data() + at(t, d_model), tools);
-    const Values value = apply(source.value, tokens.data() + at(t, d_model), tools);
+    Values key = apply(source.key, tokens.data() + area(t, d_model), tools);
+    const Values value = apply(source.value, tokens.data() + area(t, d_model), tools);
     for (int h = 0; h < n_head; ++h) {
       const int first = h * head_width;
       const int row = attention_row(h, t, n_head);
-      float* of_null = null_values.data() + at(h, d_model);
+      float* of_null = null_values.data() + area(h, d_model);
       float* const of_head = key.data() + first;
       float constant = 0.0f;
       for (int k = 0; k < head_width; ++k) {
@@ -173,9 +168,9 @@ void fold_layer(const KernelTable& kernels, const FoldSource& source, int d_mode
       }
       std::fill(score.begin(), score.end(), 0.0f);
       std::fill(mixed.begin(), mixed.end(), 0.0f);
-      kernels.add_product(source.query_weight.data() + at(first, d_model), of_head, head_width, d_model,
+      kernels.add_product(source.query_weight.data() + area(first, d_model), of_head, head_width, d_model,
                           score.data());
-      kernels.add_product(source.concat.weight.data() + at(first, d_model), value.data() + first, head_width,
+      kernels.add_product(source.concat.weight.data() + area(first, d_model), value.data() + first, head_width,
                           d_model, mixed.data());
       for (int d = 0; d < d_model; ++d) {
         const std::size_t k = static_cast<std::size_t>(d);

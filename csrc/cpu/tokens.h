@@ -17,6 +17,8 @@ struct FrameInput {
 
 constexpr int kWindows = 8;
 constexpr int kWindowSteps = 16;
+constexpr int kEyeCode = 32;
+constexpr int kCameraInputs = 12;
 
 // Memory for what a frame forgets again. An engine keeps the block behind it, so that frames do not
 // allocate.

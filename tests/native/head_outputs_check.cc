@@ -105,22 +105,22 @@ double worst_sum(int units, const Round& round) {
 }
 
 // The harmonics' head, for pairs and as a camera sees it, for every tile of a few; the largest difference
-// from the harmonics of each pair's mean state in the direction of the view's centre.
+// from the harmonics of each pair's mean state in their tile's direction.
 double worst_color(int n_tiles, int begin) {
   std::mt19937 random(8);
   constexpr int kUnits = 100;
   const Head head(random, kUnits, 48);
   const RoundedHead<std::int8_t> rounded(head);
-  std::vector<float> centres(static_cast<std::size_t>(3 * direction_stride(n_tiles)));
+  std::vector<float> targets(static_cast<std::size_t>(3 * direction_stride(n_tiles)));
   std::normal_distribution<float> normal;
-  for (float& c : centres) c = normal(random);
+  for (float& c : targets) c = normal(random);
   View view{};
   view.camera_center[0] = 0.3f;
   view.camera_center[1] = -0.2f;
   view.camera_center[2] = 3.0f;
   DeformJob job{};
   job.n_tiles = n_tiles;
-  job.direction_targets = centres.data();
+  job.direction_targets = targets.data();
   job.view = &view;
   job.rounded_heads[kHeads - 1] = {{}, rounded.hidden.view(), rounded.out.view()};
   AlignedBuffer<float> seen(static_cast<std::size_t>(3 * kDirectionsAtOnce * rounded.out.view().stride));
@@ -143,7 +143,7 @@ double worst_color(int n_tiles, int begin) {
     double direction[3], norm2 = 0.0;
     for (int k = 0; k < 3; ++k) {
       const auto at = static_cast<std::size_t>(k * direction_stride(n_tiles) + t / kTilesPerDirection);
-      direction[k] = double{centres[at]} - view.camera_center[k];
+      direction[k] = double{targets[at]} - view.camera_center[k];
       norm2 += direction[k] * direction[k];
     }
     double basis[kShCoefficients];
@@ -173,8 +173,8 @@ double wrong_color_error() {
   std::normal_distribution<float> normal;
   AlignedBuffer<float> canonical((kTileNumber + 1) * kAttributeRows * kTileGaussians);
   for (std::size_t i = 0; i < canonical.size(); ++i) canonical[i] = normal(random);
-  std::vector<float> centres(static_cast<std::size_t>(3 * direction_stride(kTileNumber + 1)));
-  for (float& c : centres) c = normal(random);
+  std::vector<float> targets(static_cast<std::size_t>(3 * direction_stride(kTileNumber + 1)));
+  for (float& c : targets) c = normal(random);
   View view{};
   view.camera_center[2] = 6.0f;
   DeformJob job{};
@@ -183,7 +183,7 @@ double wrong_color_error() {
   job.n_head = 1;
   job.hidden_width = kUnits;
   job.canonical = canonical.data();
-  job.direction_targets = centres.data();
+  job.direction_targets = targets.data();
   job.view = &view;
   job.heads[kHeads - 1] = {true, hidden.view(), out.view()};
   AlignedBuffer<float> scratch(deform_scratch_floats(kWidth, 1, kUnits));
@@ -210,7 +210,7 @@ double wrong_color_error() {
     double own[3], shared[3];
     for (int k = 0; k < 3; ++k) {
       own[k] = canonical[static_cast<std::size_t>((kTileNumber * kAttributeRows + k) * kTileGaussians + lane)];
-      shared[k] = centres[static_cast<std::size_t>(k * direction_stride(kTileNumber + 1) + kTileNumber / kTilesPerDirection)];
+      shared[k] = targets[static_cast<std::size_t>(k * direction_stride(kTileNumber + 1) + kTileNumber / kTilesPerDirection)];
     }
     const std::vector<double> exact = head.value([&](int c) { return tile.at(c, lane); });
     const std::vector<double> mean = head.value([&](int c) { return 0.5 * (tile.at(c, lane) + tile.at(c, other)); });

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gt_infer import EngineConfig, EngineError, InputError, Pose, Renderer, _native
-from gt_infer.avatar import Avatar, resolve
+from gt_infer.avatar import Avatar, Linear, resolve
 from gt_infer.engines.cpu import CpuEngine
 from tests.reference import network as reference
 from tests.reference import splat
@@ -27,6 +27,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "three layers, four heads": {"layers": 3, "n_head": 4},
     "one head": {"n_head": 1},
     "d_model 32": {"d_model": 32},
+    "d_model 66": {"d_model": 66},  # not whole panels of weights
     "d_model 128": {"d_model": 128},
     "44 channels": {"channels": 44},
     "no offsets": {"heads": ()},
@@ -176,6 +177,30 @@ def test_tokens_match_reference(isa: str) -> None:
         engine = _native.Engine(model, isa=isa, precision="fp32", threads=1)
         got = engine.tokens(window, eye, camera)
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"audio_conv": ()},
+        {"audio_conv": (Linear(np.ones((4, 29, 3), np.float32), None),)},
+        {"attention_fc": Linear(np.eye(9, dtype=np.float32), None)},
+        {"camera_mlp": (Linear(np.ones((64, 16), np.float32), None),)},
+        {"eye_mlp": ()},
+        {"layers": ()},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_network_that_does_not_fit_together_is_refused(changes: dict[str, Any]) -> None:
+    """`Avatar` refuses such a network before: here nobody has."""
+    avatar = make_avatar(n=40)
+    with pytest.raises(ValueError, match=f"{next(iter(changes))}|audio"):
+        _native.Model(avatar.gaussians, replace(avatar.network, **changes))
+
+
+def test_an_engine_needs_a_model() -> None:
+    with pytest.raises(TypeError):
+        _native.Engine(None, isa="", precision="fp32", threads=1)  # type: ignore[arg-type]
 
 
 def test_render_is_deform_then_splat(isa: str) -> None:
