@@ -287,7 +287,7 @@ void blend(const BlendJob& job, std::int32_t tile) {
     for (int i = 0; i < kBlockPixels; i += VecF::kLanes) {
       store(&state.transmittance[b][i], VecF(1.0f));
       for (auto& plane : state.color) store(&plane[b][i], VecF(0.0f));
-      if (job.depth != nullptr) store(&state.depth[b][i], VecF(0.0f));
+      store(&state.depth[b][i], VecF(0.0f));
     }
   }
   if (job.depth != nullptr) {
@@ -298,7 +298,7 @@ void blend(const BlendJob& job, std::int32_t tile) {
   TilePicture picture;
   to_rows(state.transmittance, picture.transmittance);
   for (int c = 0; c < 3; ++c) to_rows(state.color[c], picture.color[c]);
-  if (job.depth != nullptr) to_rows(state.depth, picture.depth);
+  to_rows(state.depth, picture.depth);
   write_tile(job, origin_x, origin_y, picture);
 }
 

@@ -287,7 +287,6 @@ void deform_tiles(const DeformJob& job, std::int32_t begin, std::int32_t end, fl
       project_rows(rows.attributes, sh, first, valid, *job.view, job.raster, job.out);
     }
   }
-  if (job.attributes.means != nullptr) end_stream();
 }
 
 }  // namespace

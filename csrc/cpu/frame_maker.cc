@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "transpose.h"
+
 namespace gt::cpu {
 namespace {
 
@@ -40,10 +42,10 @@ FrameMaker::FrameMaker(std::shared_ptr<const Model> model, const KernelTable& ke
 DeformJob FrameMaker::prepare(const FrameInput& input) {
   const Model& model = *model_;
   Arena arena(arena_block_.data(), arena_block_.size());
-  cpu::compute_tokens(context_.kernels(), model, input, arena, tokens_);
+  cpu::compute_tokens(model, input, arena, tokens_);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Model::Layer& layer = model.layers[l];
-    fold_layer(context_.kernels(), layer.fold, model.d_model, model.n_head, tokens_, arena, folded_[l]);
+    fold_layer(layer.fold, model.d_model, model.n_head, tokens_, arena, folded_[l]);
     layers_[l] = {folded_[l].scores.view(),        folded_[l].mix.view(),
                   layer.norm1_gamma.data(),        layer.norm1_beta.data(),
                   folded_[l].hidden_mix.view(),    layer.normalized_bias.data(),
@@ -86,6 +88,7 @@ void FrameMaker::run(const DeformJob& job) {
                         [&](std::int32_t begin, std::int32_t end, int worker) {
                           float* scratch = scratch_[static_cast<std::size_t>(worker)].data();
                           deform_project_(job, begin, end, scratch);
+                          if (job.attributes.means != nullptr) end_stream();
                         });
 }
 

@@ -24,9 +24,6 @@ constexpr int kFirstColorRow = kAttributeRows;
 // A half panel may write up to 3 rows past an attribute's own.
 constexpr int kAttributeBufferRows = 64;
 
-// Floats past the end of the weights of products with a single vector.
-constexpr int kRowTail = 16;
-
 constexpr int padded_rows(int rows) {
   return (rows + kHalfPanelRows - 1) / kHalfPanelRows * kHalfPanelRows;
 }
@@ -150,7 +147,9 @@ struct AttributeArrays {
   float* quats;      // [N, 4]
   float* scales;     // [N, 3]
   float* opacities;  // [N]
-  float* sh;         // [N, 16, 3]; from a cache line's beginning on it is written past the caches
+  // [N, 16, 3]; from a cache line's beginning on it is written past the caches, and end_stream() (transpose.h)
+  // has to follow.
+  float* sh;
   float* attention;  // [L, N, 4] or nullptr
 };
 
@@ -260,8 +259,6 @@ struct KernelTable {
   DeformProject deform_project_rounded;
   // out [padded rows, 32] = W x + bias for a tile x [cols, 32].
   void (*multiply)(const PackedMatrix& W, const float* x, float* out);
-  // sums [out] += x [in] W for one x; W is [in, out], and readable kRowTail floats past its end.
-  void (*add_product)(const float* W, const float* x, std::int32_t in, std::int32_t out, float* sums);
   // `scratch`: kAttributeBufferRows * kTileGaussians floats.
   void (*project)(const ProjectJob& job, std::int32_t begin, std::int32_t end, float* scratch);
   // Screen tile number `tile` (row-major).

@@ -22,5 +22,5 @@ void deform_rounded(const DeformJob& job, std::int32_t begin, std::int32_t end, 
 
 }  // namespace
 
-const KernelTable kAmxKernels = {"amx", deform_tiles<FloatProducts>, deform_rounded, multiply, add_product, project, blend};
+const KernelTable kAmxKernels = {"amx", deform_tiles<FloatProducts>, deform_rounded, multiply, project, blend};
 }  // namespace gt::cpu

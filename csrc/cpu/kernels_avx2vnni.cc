@@ -12,5 +12,5 @@
 
 namespace gt::cpu {
 const KernelTable kAvx2VnniKernels = {GT_SIMD_NAME "vnni", deform_tiles<FloatProducts>,
-                                      deform_tiles<RoundedProducts<LaneMultiply>>, multiply, add_product, project, blend};
+                                      deform_tiles<RoundedProducts<LaneMultiply>>, multiply, project, blend};
 }  // namespace gt::cpu

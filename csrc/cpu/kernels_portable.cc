@@ -10,5 +10,5 @@
 #include "deform_kernels.inl"
 
 namespace gt::cpu {
-const KernelTable kPortableKernels = {GT_SIMD_NAME, deform_tiles<FloatProducts>, nullptr, multiply, add_product, project, blend};
+const KernelTable kPortableKernels = {GT_SIMD_NAME, deform_tiles<FloatProducts>, nullptr, multiply, project, blend};
 }  // namespace gt::cpu

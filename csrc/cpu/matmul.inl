@@ -1,4 +1,4 @@
-// The float products of the deformer: small weights times a tile of 32 Gaussians, or a single vector.
+// The one float product of the deformer: small weights times a tile of 32 Gaussians.
 #pragma once
 
 #include "kernel_table.h"
@@ -72,39 +72,6 @@ inline void matmul(const PackedMatrix& W, const float* x, const Finish& finish) 
     panel += static_cast<std::size_t>(panel_rows) * static_cast<std::size_t>(W.cols);
     row += panel_rows;
   }
-}
-
-// `vectors` vectors of outputs from `first` on, in two chains: one would wait for itself.
-template <int vectors>
-inline void add_columns(const float* W, const float* x, int in, int out, int first, float* sums) {
-  VecF even[vectors], odd[vectors];
-  for (int v = 0; v < vectors; ++v) even[v] = odd[v] = VecF(0.0f);
-  const float* row = W + first;
-  int k = 0;
-  for (; k + 1 < in; k += 2, row += 2 * out) {
-    for (int v = 0; v < vectors; ++v) {
-      even[v] = fma(VecF(x[k]), load(row + v * VecF::kLanes), even[v]);
-      odd[v] = fma(VecF(x[k + 1]), load(row + out + v * VecF::kLanes), odd[v]);
-    }
-  }
-  alignas(64) float made[vectors * VecF::kLanes];
-  for (int v = 0; v < vectors; ++v) {
-    if (k < in) even[v] = fma(VecF(x[k]), load(row + v * VecF::kLanes), even[v]);
-    store(made + v * VecF::kLanes, even[v] + odd[v]);
-  }
-  const int left = out - first;
-  for (int o = 0; o < left && o < vectors * VecF::kLanes; ++o) sums[first + o] += made[o];
-}
-
-// Of a vector that goes past the last output the rest is made and not kept.
-void add_product(const float* W, const float* x, std::int32_t in, std::int32_t out, float* sums) {
-  static_assert(VecF::kLanes <= kRowTail);
-  constexpr int kTogether = 4;
-  int first = 0;
-  for (; out - first >= kTogether * VecF::kLanes; first += kTogether * VecF::kLanes) {
-    add_columns<kTogether>(W, x, in, out, first, sums);
-  }
-  for (; first < out; first += VecF::kLanes) add_columns<1>(W, x, in, out, first, sums);
 }
 
 void multiply(const PackedMatrix& W, const float* x, float* out) { matmul(W, x, Store{out}); }

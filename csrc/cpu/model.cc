@@ -14,13 +14,12 @@ TransposedLinear transpose(const LinearSource& source, int taps) {
   TransposedLinear result;
   result.in = source.in;
   result.out = source.out;
-  result.weight.resize(area(taps * source.in, source.out) + kRowTail);
-  const float* from = source.weight;
+  const int columns = source.in * taps;
+  result.weight.resize(area(columns, source.out));
   for (int o = 0; o < source.out; ++o) {
-    for (int k = 0; k < source.in; ++k) {
-      for (int tap = 0; tap < taps; ++tap) {
-        result.weight[area(tap * source.in + k, source.out) + static_cast<std::size_t>(o)] = *from++;
-      }
+    for (int k = 0; k < columns; ++k) {
+      result.weight[area(k, source.out) + static_cast<std::size_t>(o)] =
+          source.weight[area(o, columns) + static_cast<std::size_t>(k)];
     }
   }
   result.bias.assign(static_cast<std::size_t>(source.out), 0.0f);
@@ -240,11 +239,11 @@ Model::Model(const ModelSource& source)
   for (const LayerSource& layer : source.layers) {
     Layer packed;
     packed.fold.query_weight = copy(layer.query.weight, d * d);
-    packed.fold.query_weight.resize(d * d + kRowTail);
     packed.fold.query_bias = copy(layer.query.bias, d);
     packed.fold.key = transpose(layer.key, 1);
     packed.fold.value = transpose(layer.value, 1);
-    packed.fold.concat = transpose(layer.concat, 1);
+    packed.fold.concat_weight = copy(layer.concat.weight, d * d);
+    packed.fold.concat_bias = copy(layer.concat.bias, d);
     packed.norm1_gamma = copy(layer.norm1_gamma, d);
     packed.norm1_beta = copy(layer.norm1_beta, d);
     packed.norm2_gamma = copy(layer.norm2_gamma, d);

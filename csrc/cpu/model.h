@@ -61,9 +61,9 @@ struct ModelSource {
 // being Gaussian order[s]; slots past the last Gaussian are zero. An empty order is the Gaussians' own.
 AlignedBuffer<float> sample_features(const ModelSource& source, const std::vector<std::uint32_t>& order);
 
-// A linear map or convolution with its weight transposed, so that vectors are of outputs.
+// A linear map or convolution with its weight transposed, so that the inner loop runs over outputs.
 struct TransposedLinear {
-  std::vector<float> weight;  // [in, out] or [3, in, out], and kRowTail more
+  std::vector<float> weight;  // [in (* 3), out]
   std::vector<float> bias;    // [out], zero where the network has none
   int in = 0;
   int out = 0;
@@ -78,8 +78,9 @@ struct TokenNetwork {
 
 // A layer's projections as they are folded with each frame's tokens.
 struct FoldSource {
-  std::vector<float> query_weight, query_bias;    // [d, d] and kRowTail more, [d]
-  TransposedLinear key, value, concat;
+  std::vector<float> query_weight, query_bias;    // [d, d], [d]
+  TransposedLinear key, value;
+  std::vector<float> concat_weight, concat_bias;  // [d, d], [d]
   // Of the first layer: what model.h calls H. Elsewhere empty.
   TransposedLinear normalized_hidden;
 };

@@ -50,37 +50,42 @@ inline void activate(float* rows) {
   }
 }
 
-// Lane i's `width` values, in rows [width, 32], go to out + whose[i] * width.
-template <int width, bool is_streamed = false>
-inline void write_rows(const float* rows, const std::uint32_t* whose, int valid, float* out) {
-  const auto to = [&](int i) { return out + static_cast<std::ptrdiff_t>(whose[i]) * width; };
-  int i = 0;
-  for (; width % 4 == 0 && i + 4 <= valid; i += 4) {
-    float* four[4] = {to(i), to(i + 1), to(i + 2), to(i + 3)};
-    for (int k = 0; k < width; k += 4) {
-      transpose4<is_streamed>(rows + k * kTileGaussians + i, kTileGaussians, four);
-      for (float*& at : four) at += 4;
-    }
-  }
-  for (; i < valid; ++i) {
-    for (int k = 0; k < width; ++k) to(i)[k] = rows[k * kTileGaussians + i];
-  }
-}
-
 // Lane i is Gaussian whose[i]. Harmonics are most of it, and a Gaussian's fill whole lines: read into the cache
 // to be written, they would be as much again.
 inline void write_attributes(const float* rows, const std::uint32_t* whose, int valid,
                              const AttributeArrays& out) {
-  write_rows<3>(rows, whose, valid, out.means);
-  write_rows<3>(rows + 3 * kTileGaussians, whose, valid, out.scales);
-  write_rows<4>(rows + 6 * kTileGaussians, whose, valid, out.quats);
-  write_rows<1>(rows + 10 * kTileGaussians, whose, valid, out.opacities);
-  const float* const sh = rows + kFirstShRow * kTileGaussians;
   constexpr std::size_t kLine = 64;
-  if (reinterpret_cast<std::uintptr_t>(out.sh) % kLine == 0) {
-    write_rows<48, true>(sh, whose, valid, out.sh);
-  } else {
-    write_rows<48>(sh, whose, valid, out.sh);
+  const bool is_sh_aligned = reinterpret_cast<std::uintptr_t>(out.sh) % kLine == 0;
+  struct Target {
+    float* base;
+    int width;
+    int row;
+    bool is_streamed;
+  };
+  const Target targets[] = {{out.means, 3, 0, false},
+                            {out.scales, 3, 3, false},
+                            {out.quats, 4, 6, false},
+                            {out.opacities, 1, 10, false},
+                            {out.sh, 48, kFirstShRow, is_sh_aligned}};
+  for (const Target& target : targets) {
+    const float* const from = rows + target.row * kTileGaussians;
+    const auto to = [&](int i) { return target.base + static_cast<std::ptrdiff_t>(whose[i]) * target.width; };
+    int i = 0;
+    for (; target.width % 4 == 0 && i + 4 <= valid; i += 4) {
+      float* four[4] = {to(i), to(i + 1), to(i + 2), to(i + 3)};
+      for (int k = 0; k < target.width; k += 4) {
+        const float* const at = from + k * kTileGaussians + i;
+        if (target.is_streamed) {
+          transpose4<true>(at, kTileGaussians, four);
+        } else {
+          transpose4<false>(at, kTileGaussians, four);
+        }
+        for (float*& begin : four) begin += 4;
+      }
+    }
+    for (; i < valid; ++i) {
+      for (int k = 0; k < target.width; ++k) to(i)[k] = from[k * kTileGaussians + i];
+    }
   }
 }
 

@@ -10,7 +10,7 @@
 namespace gt {
 namespace {
 
-// Ends what was written past the caches: other threads may read it.
+// To be called by the thread that wrote past the caches, before others read it.
 inline void end_stream() {
 #if defined(__SSE__)
   _mm_sfence();
@@ -19,7 +19,7 @@ inline void end_stream() {
 
 // out[i][k] = rows[k * stride + i] for i, k < 4. Streamed: past the caches, to whole lines that nobody reads
 // soon; out[i] are aligned to 16 bytes.
-template <bool is_streamed = false>
+template <bool is_streamed>
 inline void transpose4(const float* rows, std::ptrdiff_t stride, float* const* out) {
 #if defined(__SSE__)
   __m128 a = _mm_loadu_ps(rows);
