@@ -5,7 +5,7 @@
 Speed: every session reads its frames as fast as they come; one session and several take turns, so
 that both meet the same neighbours, and CPU time is counted beside the clock. Live: every session
 gets its sound in pieces of 40 ms by the clock, as from a microphone; a frame is late when it comes
-more than 40 ms after the piece that made it due. docs/soak.md has the results.
+more than 40 ms after the piece that made it due. docs/performance.md has the results.
 """
 
 from __future__ import annotations
