@@ -5,16 +5,20 @@
 Speed: every session reads its frames as fast as they come; one session and several take turns, so
 that both meet the same neighbours, and CPU time is counted beside the clock. Live: every session
 gets its sound in pieces of 40 ms by the clock, as from a microphone; a frame is late when it comes
-more than 40 ms after the piece that made it due. docs/performance.md has the results.
+more than 40 ms after the piece that made it due. The same picture takes the same CPU time unless a
+neighbour of a virtual machine has a part of the core: late frames are told apart by whether that
+happened just before. docs/performance.md has the results.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,9 @@ from gt_infer.config import TIMING
 
 ROOT = Path(__file__).resolve().parents[1]
 PERIOD = 1 / TIMING.fps
+WATCH = 0.5  # seconds
+SLOW = 1.15
+RECOVERY = 1.0  # seconds
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
@@ -47,9 +54,40 @@ def speed(renderer: Renderer, sound: np.ndarray, count: int, frames: int) -> tup
     return drawn / (time.perf_counter() - clock), drawn / (time.process_time() - cpu)
 
 
-def live(renderer: Renderer, sound: np.ndarray, count: int, seconds: float) -> list[float]:
-    """Delay of every frame behind the piece of sound that made it due, seconds."""
-    delays: list[float] = []
+@dataclass(frozen=True)
+class Live:
+    """Of every frame: when it came, and how long after the sound that made it due, seconds. Of
+    every `WATCH` seconds: their end, and CPU time and pictures until then."""
+
+    came: list[float]
+    delays: list[float]
+    used: list[tuple[float, float, int]]
+
+    def is_late(self) -> list[bool]:
+        return [delay > PERIOD for delay in self.delays]
+
+    def disturbed(self) -> list[tuple[float, float]]:
+        """Begin and end of every interval in which a picture took `SLOW` times as much CPU time as
+        in the quickest tenth of them, or more."""
+        steps = [
+            (begin, end, (cpu - cpu_before) / (made - made_before))
+            for (begin, cpu_before, made_before), (end, cpu, made) in itertools.pairwise(self.used)
+            if made > made_before
+        ]
+        usual = np.percentile([cost for _, _, cost in steps], 10)
+        return [(begin, end) for begin, end, cost in steps if cost >= SLOW * usual]
+
+    def late_undisturbed(self) -> int:
+        """Late frames that came more than `RECOVERY` seconds after the last such interval."""
+        disturbed = self.disturbed()
+        return sum(
+            late and not any(begin <= at <= end + RECOVERY for begin, end in disturbed)
+            for at, late in zip(self.came, self.is_late(), strict=True)
+        )
+
+
+def live(renderer: Renderer, sound: np.ndarray, count: int, seconds: float) -> Live:
+    found = Live([], [], [])
     chunk = TIMING.chunk_samples
     begin = time.perf_counter() + PERIOD
 
@@ -61,10 +99,22 @@ def live(renderer: Renderer, sound: np.ndarray, count: int, seconds: float) -> l
             start = piece * chunk % (len(sound) - chunk)
             session.push(sound[start : start + chunk])
             for _ in session.frames():
-                delays.append(time.perf_counter() - due)
+                now = time.perf_counter()
+                found.came.append(now - begin)
+                found.delays.append(now - due)
 
+    def watch() -> None:
+        while not done.wait(WATCH):
+            now = time.perf_counter() - begin
+            found.used.append((now, time.process_time(), len(found.came)))
+
+    done = threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     in_threads(count, speak)
-    return delays
+    done.set()
+    watcher.join()
+    return found
 
 
 def main() -> None:
@@ -102,12 +152,14 @@ def main() -> None:
             f"{statistics.median(cpus):.2f} by CPU time"
         )
         for count in results:
-            delays = live(renderer, sound, count, args.seconds)
-            late = sum(delay > PERIOD for delay in delays)
-            p50, p99 = 1e3 * np.percentile(delays, (50, 99))
+            found = live(renderer, sound, count, args.seconds)
+            late = sum(found.is_late())
+            p50, p99 = 1e3 * np.percentile(found.delays, (50, 99))
             print(
-                f"live, {count} session(s), {args.seconds:g} s: {len(delays)} frames, {late} late; "
-                f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+                f"live, {count} session(s), {args.seconds:g} s: {len(found.delays)} frames, {late} "
+                f"late; p50 {p50:.1f} ms, p99 {p99:.1f} ms; late while pictures took their usual "
+                f"CPU time: {found.late_undisturbed()}; more of it in {len(found.disturbed())} of "
+                f"{len(found.used)} times {WATCH} s"
             )
 
 
