@@ -44,7 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0; 1 when --compare finds a slowdown; 2 on errors; 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else argv
-    return run(lambda: _bench(arguments, shlex.join(["gt-bench", *words])))
+    command = shlex.join(["gt-bench", *map(_without_folders, words)])
+    return run(lambda: _bench(arguments, command))
+
+
+def _without_folders(word: str) -> str:
+    """A word of a command line for those who read it elsewhere: files by name alone."""
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return option + equals + (Path(value).name or value)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -54,6 +54,8 @@ def test_everything(avatar_file: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert max(map(len, out.splitlines())) <= 80
     report = read_report(path)
     assert report.complete
+    assert report.command.startswith(f"gt-bench {Path(avatar_file).name} --seconds 0.2")
+    assert "/" not in report.command  # where files lay is nobody's business elsewhere
     (result,) = report.cases
     assert result.case.threads == 1
     assert (result.case.width, result.case.height) == (64, 64)
