@@ -5,9 +5,10 @@
 Speed: every session reads its frames as fast as they come; one session and several take turns, so
 that both meet the same neighbours, and CPU time is counted beside the clock. Live: every session
 gets its sound in pieces of 40 ms by the clock, as from a microphone; a frame is late when it comes
-more than 40 ms after the piece that made it due. The same picture takes the same CPU time unless a
-neighbour of a virtual machine has a part of the core: late frames are told apart by whether that
-happened just before. docs/performance.md has the results.
+more than 40 ms after the piece that made it due. A picture takes the same CPU time whether one
+session asks or eight at full speed, but more when a neighbour of a virtual machine has a part of
+the core: late frames are told apart by whether that happened just before. docs/performance.md has
+the results.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ class Live:
             for (begin, cpu_before, made_before), (end, cpu, made) in itertools.pairwise(self.used)
             if made > made_before
         ]
+        if not steps:
+            return []
         usual = np.percentile([cost for _, _, cost in steps], 10)
         return [(begin, end) for begin, end, cost in steps if cost >= SLOW * usual]
 

@@ -18,9 +18,8 @@ enum class Precision { kFast, kFloat32 };
 
 // Calls may come from any thread. A frame that comes alone gets all threads, which is the fastest way
 // to that frame; one that comes while others are made gets one thread of its own, its caller's, which
-// wastes least when many sessions are served. No more frames than threads, and one, are made at a
-// time. What a
-// picture looks like does not depend on any of this.
+// wastes least when many sessions are served. One frame more than there are threads is made at a time,
+// at most. What a picture looks like does not depend on any of this.
 class Engine {
  public:
   // `examples`: frames as different as this avatar's get. With them rounded products know better which

@@ -100,7 +100,7 @@ struct Model {
   std::vector<std::uint32_t> order;    // [tiles * 32]: whose slot it is; n and above are nobody's
   AlignedBuffer<float> features;       // as sample_features says
   AlignedBuffer<float> canonical;      // [tiles, 59, 32]
-  std::vector<float> direction_targets;     // as DeformJob has it
+  std::vector<float> direction_targets;  // as DeformJob has it
   // Either is made when it is first asked for, with the machine that is given: the last bits are as its
   // instruction set rounds, whoever asks later.
   const float* static_hidden(Context& context) const;  // [tiles, padded rows of the first FFN, 32]: H f

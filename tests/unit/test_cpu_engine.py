@@ -197,6 +197,14 @@ def test_a_network_that_does_not_fit_together_is_refused(changes: dict[str, Any]
         _native.Model(avatar.gaussians, replace(avatar.network, **changes))
 
 
+def test_harmonics_begin_with_a_cache_line(isa: str) -> None:
+    """Elsewhere they would be right, too, but not be written past the caches."""
+    avatar = make_avatar(n=70)
+    with Renderer(avatar, config=EngineConfig(isa=isa)) as renderer:
+        found = [renderer.deform(*inputs(avatar)).sh for _ in range(5)]
+    assert all(sh.ctypes.data % 64 == 0 and sh.flags.writeable for sh in found)
+
+
 def test_an_engine_needs_a_model() -> None:
     with pytest.raises(TypeError):
         _native.Engine(None, isa="", precision="fp32", threads=1)  # type: ignore[arg-type]
