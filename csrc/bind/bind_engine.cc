@@ -100,7 +100,7 @@ cpu::Target make_target(const py::object& image, PixelFormat format, bool is_tra
 
 cpu::FrameInput make_input(const cpu::Model& model, const FloatArray& audio, float eye,
                            const FloatArray& camera) {
-  const int channels = model.tokens.audio_conv.front().in;
+  const int channels = model.tokens.audio_channels;
   return {data_of(audio, {cpu::kWindows, channels, cpu::kWindowSteps}, "audio"), channels, eye,
           data_of(camera, {12}, "camera")};
 }

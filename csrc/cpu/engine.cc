@@ -42,7 +42,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const KernelTable& kernels, P
 
 void Engine::compute_tokens(const FrameInput& input, std::vector<float>& tokens) {
   Arena arena;
-  cpu::compute_tokens(*model_, input, arena, tokens);
+  cpu::compute_tokens(*model_, kernels_, input, arena, tokens);
 }
 
 Engine::Loan::Loan(Engine& engine) : engine_(engine) {

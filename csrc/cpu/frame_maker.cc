@@ -10,7 +10,8 @@ namespace {
 
 // Small enough to balance two or more threads, large enough that taking a piece costs nothing.
 constexpr std::int32_t kTilesPerPiece = 8;
-// What tokens and folding take with 44 channels and d_model 128; beyond it the arena allocates.
+// What either the tokens or a layer's folding take with 44 channels and d_model 128; beyond it the arena
+// allocates.
 constexpr std::size_t kArenaBytes = 256 * 1024;
 
 double milliseconds_since(std::chrono::steady_clock::time_point& mark) {
@@ -41,11 +42,14 @@ FrameMaker::FrameMaker(std::shared_ptr<const Model> model, const KernelTable& ke
 
 DeformJob FrameMaker::prepare(const FrameInput& input) {
   const Model& model = *model_;
-  Arena arena(arena_block_.data(), arena_block_.size());
-  cpu::compute_tokens(model, input, arena, tokens_);
+  {
+    Arena arena(arena_block_.data(), arena_block_.size());
+    cpu::compute_tokens(model, context_.kernels(), input, arena, tokens_);
+  }
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Model::Layer& layer = model.layers[l];
-    fold_layer(layer.fold, model.d_model, model.n_head, tokens_, arena, folded_[l]);
+    Arena arena(arena_block_.data(), arena_block_.size());
+    fold_layer(layer.fold, context_.kernels(), model.d_model, model.n_head, tokens_, arena, folded_[l]);
     layers_[l] = {folded_[l].scores.view(),        folded_[l].mix.view(),
                   layer.norm1_gamma.data(),        layer.norm1_beta.data(),
                   folded_[l].hidden_mix.view(),    layer.normalized_bias.data(),

@@ -10,27 +10,37 @@
 namespace gt::cpu {
 namespace {
 
-TransposedLinear transpose(const LinearSource& source, int taps) {
-  TransposedLinear result;
-  result.in = source.in;
-  result.out = source.out;
-  const int columns = source.in * taps;
-  result.weight.resize(area(columns, source.out));
-  for (int o = 0; o < source.out; ++o) {
-    for (int k = 0; k < columns; ++k) {
-      result.weight[area(k, source.out) + static_cast<std::size_t>(o)] =
-          source.weight[area(o, columns) + static_cast<std::size_t>(k)];
+// Row-major [rows, columns] to [columns, rows].
+std::vector<float> transpose(const float* matrix, int rows, int columns) {
+  std::vector<float> result(area(rows, columns));
+  for (int r = 0; r < rows; ++r) {
+    for (int c = 0; c < columns; ++c) {
+      result[area(c, rows) + static_cast<std::size_t>(r)] = matrix[area(r, columns) + static_cast<std::size_t>(c)];
     }
   }
+  return result;
+}
+
+TransposedLinear transpose(const LinearSource& source) {
+  TransposedLinear result{transpose(source.weight, source.out, source.in), {}, source.in, source.out};
   result.bias.assign(static_cast<std::size_t>(source.out), 0.0f);
   if (source.bias != nullptr) std::copy_n(source.bias, source.out, result.bias.begin());
   return result;
 }
 
-std::vector<TransposedLinear> transpose_all(const std::vector<LinearSource>& sources, int taps) {
+std::vector<TransposedLinear> transpose_all(const std::vector<LinearSource>& sources) {
   std::vector<TransposedLinear> result;
   result.reserve(sources.size());
-  for (const LinearSource& source : sources) result.push_back(transpose(source, taps));
+  for (const LinearSource& source : sources) result.push_back(transpose(source));
+  return result;
+}
+
+std::vector<PackedWeights> pack_all(const std::vector<LinearSource>& sources, int taps) {
+  std::vector<PackedWeights> result;
+  result.reserve(sources.size());
+  for (const LinearSource& source : sources) {
+    result.push_back(pack(source.weight, source.bias, source.out, source.in * taps));
+  }
   return result;
 }
 
@@ -52,6 +62,13 @@ Model::RoundedHead<Integer> round_head(const ModelSource::Head& head) {
 }
 
 std::vector<float> copy(const float* data, std::size_t size) { return {data, data + size}; }
+
+// See FoldSource.
+PackedWeights pack_query(const LinearSource& query) {
+  std::vector<float> rows = transpose(query.weight, query.out, query.in);
+  rows.insert(rows.end(), query.bias, query.bias + query.out);
+  return pack(rows.data(), nullptr, query.in + 1, query.out);
+}
 
 // MODEL section 2, step 1: per level the product of the three planes' bilinear samples.
 // `features` is [tiles, d_model, 32]; this fills the rows of one level for all Gaussians.
@@ -226,23 +243,23 @@ Model::Model(const ModelSource& source)
   pack_canonical(source, order, canonical);
   direction_targets = direction_targets_of(canonical, n_tiles);
 
-  tokens.audio_conv = transpose_all(source.audio_conv, 3);
-  tokens.audio_fc = transpose_all(source.audio_fc, 1);
-  tokens.attention_conv = transpose_all(source.attention_conv, 3);
-  tokens.attention_fc = transpose(source.attention_fc, 1);
-  tokens.audio_mlp = transpose_all(source.audio_mlp, 1);
-  tokens.eye_mlp = transpose_all(source.eye_mlp, 1);
-  tokens.camera_mlp = transpose_all(source.camera_mlp, 1);
+  tokens.audio_channels = source.audio_conv.front().in;
+  tokens.audio_conv = pack_all(source.audio_conv, 3);
+  tokens.audio_fc = pack_all(source.audio_fc, 1);
+  tokens.attention_conv = pack_all(source.attention_conv, 3);
+  tokens.attention_fc = transpose(source.attention_fc);
+  tokens.audio_mlp = transpose_all(source.audio_mlp);
+  tokens.eye_mlp = transpose_all(source.eye_mlp);
+  tokens.camera_mlp = transpose_all(source.camera_mlp);
   const std::size_t d = static_cast<std::size_t>(d_model);
   tokens.null_token = copy(source.null_token, d);
 
   for (const LayerSource& layer : source.layers) {
     Layer packed;
-    packed.fold.query_weight = copy(layer.query.weight, d * d);
-    packed.fold.query_bias = copy(layer.query.bias, d);
-    packed.fold.key = transpose(layer.key, 1);
-    packed.fold.value = transpose(layer.value, 1);
-    packed.fold.concat_weight = copy(layer.concat.weight, d * d);
+    packed.fold.query = pack_query(layer.query);
+    packed.fold.key = pack_linear(layer.key);
+    packed.fold.value = pack_linear(layer.value);
+    packed.fold.concat = pack(layer.concat.weight, nullptr, layer.concat.out, layer.concat.in);
     packed.fold.concat_bias = copy(layer.concat.bias, d);
     packed.norm1_gamma = copy(layer.norm1_gamma, d);
     packed.norm1_beta = copy(layer.norm1_beta, d);
@@ -250,9 +267,7 @@ Model::Model(const ModelSource& source)
     packed.norm2_beta = copy(layer.norm2_beta, d);
     if (layers.empty()) {
       const std::vector<float> rows = normalize_hidden(layer);
-      const LinearSource map{rows.data(), nullptr, layer.ffn_hidden.out, layer.ffn_hidden.in};
-      packed.fold.normalized_hidden = transpose(map, 1);
-      static_map_ = pack_linear(map);
+      packed.fold.normalized_hidden = pack(rows.data(), nullptr, layer.ffn_hidden.out, layer.ffn_hidden.in);
       packed.normalized_bias = normalized_bias(layer);
     } else {
       packed.ffn_hidden = pack_linear(layer.ffn_hidden);
@@ -283,7 +298,7 @@ const float* Model::static_hidden(Context& context) const {
     const std::size_t tile_size = area(first_width(), kTileGaussians);
     static_hidden_.resize(static_cast<std::size_t>(n_tiles) * tile_size);
     each_tile(context, n_tiles, [&](std::int32_t tile, int) {
-      context.kernels().multiply(static_map_.view(), features.data() + area(tile, d_model) * kTileGaussians,
+      context.kernels().multiply(first_map().view(), features.data() + area(tile, d_model) * kTileGaussians,
                                  static_hidden_.data() + static_cast<std::size_t>(tile) * tile_size);
     });
   });
@@ -302,7 +317,7 @@ PackedTiles Model::packed(Context& context) const {
       float* product = hidden[static_cast<std::size_t>(worker)].data();
       std::int16_t* packed = packed_rows_.data() + area(tile, rows) * kTileGaussians;
       float* steps = packed_steps_.data() + area(tile, PackedTiles::kSteps) * kTileGaussians;
-      context.kernels().multiply(static_map_.view(), of_tile, product);
+      context.kernels().multiply(first_map().view(), of_tile, product);
       pack_rows(of_tile, d_model, packed, steps);
       pack_rows(product, first_width(), packed + d_model * kTileGaussians, steps + kTileGaussians);
     });

@@ -61,16 +61,17 @@ struct ModelSource {
 // being Gaussian order[s]; slots past the last Gaussian are zero. An empty order is the Gaussians' own.
 AlignedBuffer<float> sample_features(const ModelSource& source, const std::vector<std::uint32_t>& order);
 
-// A linear map or convolution with its weight transposed, so that the inner loop runs over outputs.
+// A linear map of single vectors, with its weight transposed, so that the inner loop runs over outputs.
 struct TransposedLinear {
-  std::vector<float> weight;  // [in (* 3), out]
+  std::vector<float> weight;  // [in, out]
   std::vector<float> bias;    // [out], zero where the network has none
   int in = 0;
   int out = 0;
 };
 
 struct TokenNetwork {
-  std::vector<TransposedLinear> audio_conv, audio_fc, attention_conv;
+  int audio_channels;
+  std::vector<PackedWeights> audio_conv, audio_fc, attention_conv;  // of convolutions [out, in * 3]
   TransposedLinear attention_fc;
   std::vector<TransposedLinear> audio_mlp, eye_mlp, camera_mlp;
   std::vector<float> null_token;
@@ -78,11 +79,12 @@ struct TokenNetwork {
 
 // A layer's projections as they are folded with each frame's tokens.
 struct FoldSource {
-  std::vector<float> query_weight, query_bias;    // [d, d], [d]
-  TransposedLinear key, value;
-  std::vector<float> concat_weight, concat_bias;  // [d, d], [d]
-  // Of the first layer: what model.h calls H. Elsewhere empty.
-  TransposedLinear normalized_hidden;
+  PackedWeights query;  // [d + 1, d]: the weight transposed, then the bias
+  PackedWeights key, value;
+  PackedWeights concat;  // without its bias
+  std::vector<float> concat_bias;
+  // Of the first layer: what Model calls H. Elsewhere empty.
+  PackedWeights normalized_hidden;
 };
 
 // The FFN's hidden layer sees norm1(x + mix). In the first layer x is the static feature f, so with
@@ -139,9 +141,9 @@ struct Model {
 
  private:
   // Rows of the first hidden layer, padded with zeros.
-  int first_width() const { return padded_rows(layers.front().fold.normalized_hidden.out); }
+  int first_width() const { return padded_rows(first_map().rows()); }
+  const PackedWeights& first_map() const { return layers.front().fold.normalized_hidden; }  // H
 
-  PackedWeights static_map_;  // H
   mutable std::once_flag has_static_hidden_, has_packed_;
   mutable AlignedBuffer<float> static_hidden_;
   mutable AlignedBuffer<std::int16_t> packed_rows_;

@@ -8,8 +8,44 @@ namespace {
 
 using Values = std::pmr::vector<float>;
 
-void leaky_relu(Values& values) {
-  for (float& value : values) value = value > 0.0f ? value : 0.02f * value;
+// Numbers [rows, lanes] as KernelTable::multiply takes them: tile after tile of 32 lanes.
+class Lanes {
+ public:
+  // All zero.
+  Lanes(int rows, int lanes, Arena& arena)
+      : rows_(rows),
+        lanes_(lanes),
+        tile_size_(area(padded_rows(rows), kTileGaussians)),
+        values_(static_cast<std::size_t>(tiles()) * tile_size_, 0.0f, &arena) {}
+  // A copy in the arena; the default one's would be on the heap.
+  Lanes(const Lanes& from, Arena& arena)
+      : rows_(from.rows_), lanes_(from.lanes_), tile_size_(from.tile_size_), values_(from.values_, &arena) {}
+  Lanes(Lanes&&) = default;
+  Lanes& operator=(Lanes&&) = default;
+
+  int rows() const { return rows_; }
+  int lanes() const { return lanes_; }
+  int tiles() const { return (lanes_ + kTileGaussians - 1) / kTileGaussians; }
+  float* tile(int number) { return values_.data() + static_cast<std::size_t>(number) * tile_size_; }
+  const float* tile(int number) const { return values_.data() + static_cast<std::size_t>(number) * tile_size_; }
+  // The next lanes of the row follow it, to the end of the tile.
+  float* at(int row, int lane) { return tile(lane / kTileGaussians) + offset(row, lane); }
+  const float* at(int row, int lane) const { return tile(lane / kTileGaussians) + offset(row, lane); }
+  Values& values() { return values_; }
+
+ private:
+  static std::size_t offset(int row, int lane) {
+    return area(row, kTileGaussians) + static_cast<std::size_t>(lane % kTileGaussians);
+  }
+
+  int rows_;
+  int lanes_;
+  std::size_t tile_size_;
+  Values values_;
+};
+
+void leaky_relu(Lanes& x) {
+  for (float& value : x.values()) value = value > 0.0f ? value : 0.02f * value;
 }
 
 void relu(Values& values) {
@@ -21,6 +57,7 @@ void add_scaled(float x, const float* weights, int out, float* sums) {
   for (int o = 0; o < out; ++o) sums[o] += x * weights[o];
 }
 
+// Of a single vector.
 Values apply(const TransposedLinear& linear, const float* x, Arena& arena) {
   Values y(linear.bias.begin(), linear.bias.end(), &arena);
   for (int k = 0; k < linear.in; ++k) {
@@ -29,23 +66,37 @@ Values apply(const TransposedLinear& linear, const float* x, Arena& arena) {
   return y;
 }
 
-// Width 3, padding 1. x is [steps, in], the result [ceil(steps / stride), out]: time-major, so that a
-// whole step is one run of memory.
-Values convolve(const TransposedLinear& conv, const Values& x, int steps, int stride, Arena& arena) {
+// Of every lane.
+Lanes apply(const KernelTable& kernels, const PackedWeights& linear, const Lanes& x, Arena& arena) {
+  Lanes y(linear.rows(), x.lanes(), arena);
+  for (int tile = 0; tile < x.tiles(); ++tile) kernels.multiply(linear.view(), x.tile(tile), y.tile(tile));
+  return y;
+}
+
+// Width 3, padding 1, in time, of `together` sequences at once: their lanes of the same step are neighbours.
+// `together` divides a tile.
+Lanes convolve(const KernelTable& kernels, const PackedWeights& conv, const Lanes& x, int together, int stride,
+               Arena& arena) {
+  const int steps = x.lanes() / together;
   const int out_steps = (steps + stride - 1) / stride;
-  Values y(&arena);
-  y.reserve(area(out_steps, conv.out));
-  for (int t = 0; t < out_steps; ++t) {
-    y.insert(y.end(), conv.bias.begin(), conv.bias.end());
-    float* sums = y.data() + area(t, conv.out);
-    for (int tap = 0; tap < 3; ++tap) {
-      const int step = t * stride + tap - 1;
-      if (step < 0 || step >= steps) continue;
-      const float* row = x.data() + area(step, conv.in);
-      for (int c = 0; c < conv.in; ++c) {
-        add_scaled(row[c], conv.weight.data() + area(3 * c + tap, conv.out), conv.out, sums);
+  const int steps_per_tile = kTileGaussians / together;
+  Lanes y(conv.rows(), out_steps * together, arena);
+  Lanes taps(3 * x.rows(), kTileGaussians, arena);
+  for (int tile = 0; tile < y.tiles(); ++tile) {
+    const int first = tile * steps_per_tile;
+    const int count = std::min(steps_per_tile, out_steps - first);
+    for (int row = 0; row < taps.rows(); ++row) {
+      for (int i = 0; i < count; ++i) {
+        const int step = (first + i) * stride + row % 3 - 1;
+        float* const to = taps.at(row, i * together);
+        if (step < 0 || step >= steps) {
+          std::fill_n(to, together, 0.0f);
+        } else {
+          std::copy_n(x.at(row / 3, step * together), together, to);
+        }
       }
     }
+    kernels.multiply(conv.view(), taps.tile(0), y.tile(tile));
   }
   return y;
 }
@@ -58,35 +109,34 @@ Values apply_mlp(const std::vector<TransposedLinear>& mlp, Values x, Arena& aren
   return x;
 }
 
-// One window [channels, 16] through AudioNet.
-Values encode_window(const TokenNetwork& net, const float* window, int channels, Arena& arena) {
-  Values x(area(kWindowSteps, channels), 0.0f, &arena);
-  for (int c = 0; c < channels; ++c) {
-    for (int t = 0; t < kWindowSteps; ++t) {
-      x[area(t, channels) + static_cast<std::size_t>(c)] = window[c * kWindowSteps + t];
+// The windows [8, channels, 16] through AudioNet: a code each, [width, 8].
+Lanes encode_windows(const TokenNetwork& net, const KernelTable& kernels, const FrameInput& input, Arena& arena) {
+  Lanes x(input.audio_channels, kWindowSteps * kWindows, arena);
+  const float* from = input.audio;
+  for (int w = 0; w < kWindows; ++w) {
+    for (int c = 0; c < input.audio_channels; ++c) {
+      for (int t = 0; t < kWindowSteps; ++t) *x.at(c, t * kWindows + w) = *from++;
     }
   }
-  int steps = kWindowSteps;
-  for (const TransposedLinear& conv : net.audio_conv) {
-    x = convolve(conv, x, steps, 2, arena);
+  for (const PackedWeights& conv : net.audio_conv) {
+    x = convolve(kernels, conv, x, kWindows, 2, arena);
     leaky_relu(x);
-    steps = (steps + 1) / 2;
   }
   for (std::size_t i = 0; i < net.audio_fc.size(); ++i) {
-    x = apply(net.audio_fc[i], x.data(), arena);
+    x = apply(kernels, net.audio_fc[i], x, arena);
     if (i + 1 < net.audio_fc.size()) leaky_relu(x);
   }
   return x;
 }
 
-// Softmax weights of the 8 windows from their codes [8, width].
-Values attend_windows(const TokenNetwork& net, const Values& codes, Arena& arena) {
-  Values x(codes, &arena);
-  for (const TransposedLinear& conv : net.attention_conv) {
-    x = convolve(conv, x, kWindows, 1, arena);
+// Softmax weights of the 8 windows from their codes.
+Values attend_windows(const TokenNetwork& net, const KernelTable& kernels, const Lanes& codes, Arena& arena) {
+  Lanes x(codes, arena);
+  for (const PackedWeights& conv : net.attention_conv) {
+    x = convolve(kernels, conv, x, 1, 1, arena);
     leaky_relu(x);
   }
-  Values weights = apply(net.attention_fc, x.data(), arena);
+  Values weights = apply(net.attention_fc, x.at(0, 0), arena);
   const float top = *std::max_element(weights.begin(), weights.end());
   float sum = 0.0f;
   for (float& w : weights) {
@@ -114,20 +164,17 @@ Values encode_eye(float eye, int width, Arena& arena) {
 
 }  // namespace
 
-void compute_tokens(const Model& model, const FrameInput& input, Arena& arena,
+void compute_tokens(const Model& model, const KernelTable& kernels, const FrameInput& input, Arena& arena,
                     std::vector<float>& tokens) {
   const TokenNetwork& net = model.tokens;
-  Values codes(&arena);
-  for (int w = 0; w < kWindows; ++w) {
-    const float* window = input.audio + area(w, input.audio_channels * kWindowSteps);
-    const Values code = encode_window(net, window, input.audio_channels, arena);
-    codes.insert(codes.end(), code.begin(), code.end());
-  }
-  const Values weights = attend_windows(net, codes, arena);
-  const int width = static_cast<int>(codes.size()) / kWindows;
-  Values audio(static_cast<std::size_t>(width), 0.0f, &arena);
-  for (int w = 0; w < kWindows; ++w) {
-    add_scaled(weights[static_cast<std::size_t>(w)], codes.data() + area(w, width), width, audio.data());
+  const Lanes codes = encode_windows(net, kernels, input, arena);
+  const Values weights = attend_windows(net, kernels, codes, arena);
+  Values audio(static_cast<std::size_t>(codes.rows()), 0.0f, &arena);
+  for (int k = 0; k < codes.rows(); ++k) {
+    const float* code = codes.at(k, 0);
+    for (int w = 0; w < kWindows; ++w) {
+      audio[static_cast<std::size_t>(k)] += weights[static_cast<std::size_t>(w)] * code[w];
+    }
   }
 
   tokens.clear();
@@ -140,8 +187,9 @@ void compute_tokens(const Model& model, const FrameInput& input, Arena& arena,
   append(net.null_token);
 }
 
-void fold_layer(const FoldSource& source, int d_model, int n_head, const std::vector<float>& tokens,
-                Arena& arena, FoldedLayer& folded) {
+void fold_layer(const FoldSource& source, const KernelTable& kernels, int d_model, int n_head,
+                const std::vector<float>& tokens, Arena& arena, FoldedLayer& folded) {
+  constexpr int kNull = kTokens - 1;
   const int rows = kTokens * n_head;
   const int columns = rows - n_head;
   const int head_width = d_model / n_head;
@@ -150,53 +198,45 @@ void fold_layer(const FoldSource& source, int d_model, int n_head, const std::ve
     folded.scores = PackedWeights(rows, d_model);
     folded.mix = PackedWeights(d_model, columns);
   }
-  for (int d = 0; d < d_model; ++d) folded.mix.bias(d) = source.concat_bias[static_cast<std::size_t>(d)];
-  Values score(static_cast<std::size_t>(d_model), 0.0f, &arena);
-  Values null_values(area(n_head, d_model), 0.0f, &arena);
-  for (int t = kTokens - 1; t >= 0; --t) {  // the null token first
-    const Values key = apply(source.key, tokens.data() + area(t, d_model), arena);
-    const Values value = apply(source.value, tokens.data() + area(t, d_model), arena);
-    for (int h = 0; h < n_head; ++h) {
-      const int first = h * head_width;
-      const int row = attention_row(h, t, n_head);
-      float* of_null = null_values.data() + area(h, d_model);
-      std::fill(score.begin(), score.end(), 0.0f);
-      float constant = 0.0f;
-      for (int k = first; k < first + head_width; ++k) {
-        const float weight = key[static_cast<std::size_t>(k)] * scale;
-        add_scaled(weight, source.query_weight.data() + area(k, d_model), d_model, score.data());
-        constant += weight * source.query_bias[static_cast<std::size_t>(k)];
-      }
-      for (int d = 0; d < d_model; ++d) {
-        folded.scores.at(row, d) = score[static_cast<std::size_t>(d)];
-        const float* concat = source.concat_weight.data() + area(d, d_model) + first;
-        float sum = 0.0f;
-        for (int k = 0; k < head_width; ++k) sum += concat[k] * value[static_cast<std::size_t>(first + k)];
-        if (row < columns) {
-          folded.mix.at(d, row) = sum - of_null[d];
-        } else {
-          folded.mix.bias(d) += sum;
-          of_null[d] = sum;
-        }
-      }
-      folded.scores.bias(row) = constant;
-    }
+  Lanes x(d_model, kTokens, arena);
+  for (int t = 0; t < kTokens; ++t) {
+    for (int d = 0; d < d_model; ++d) *x.at(d, t) = tokens[area(t, d_model) + static_cast<std::size_t>(d)];
   }
-  const TransposedLinear& hidden = source.normalized_hidden;
-  if (hidden.out == 0) return;
-  if (folded.hidden_mix.rows() != hidden.out) folded.hidden_mix = PackedWeights(hidden.out, columns);
-  // Once for each column of mix, and for its bias.
-  Values column(static_cast<std::size_t>(d_model), 0.0f, &arena);
-  for (int c = 0; c <= columns; ++c) {
-    for (int d = 0; d < d_model; ++d) {
-      column[static_cast<std::size_t>(d)] = c < columns ? folded.mix.at(d, c) : folded.mix.bias(d);
+  const Lanes keys = apply(kernels, source.key, x, arena);
+  const Lanes values = apply(kernels, source.value, x, arena);
+  // Each head's part of the keys in lanes of their own, as attention_row has them; and what each head's part
+  // of the values differs by from the null token's, with that one's own behind them.
+  Lanes of_heads(d_model, rows, arena);
+  Lanes differences(d_model, columns + 1, arena);
+  for (int k = 0; k < d_model; ++k) {
+    const float null_value = *values.at(k, kNull);
+    for (int t = 0; t < kTokens; ++t) {
+      const int row = attention_row(k / head_width, t, n_head);
+      *of_heads.at(k, row) = *keys.at(k, t) * scale;
+      if (t != kNull) *differences.at(k, row) = *values.at(k, t) - null_value;
     }
-    const Values product = apply(hidden, column.data(), arena);
-    for (int r = 0; r < hidden.out; ++r) {
-      float& to = c < columns ? folded.hidden_mix.at(r, c) : folded.hidden_mix.bias(r);
-      to = product[static_cast<std::size_t>(r)];
-    }
+    *differences.at(k, columns) = null_value;
   }
+  const Lanes scores = apply(kernels, source.query, of_heads, arena);
+  for (int row = 0; row < rows; ++row) {
+    for (int d = 0; d < d_model; ++d) folded.scores.at(row, d) = *scores.at(d, row);
+    folded.scores.bias(row) = *scores.at(d_model, row);
+  }
+  Lanes mix = apply(kernels, source.concat, differences, arena);
+  for (int d = 0; d < d_model; ++d) *mix.at(d, columns) += source.concat_bias[static_cast<std::size_t>(d)];
+  const auto store = [columns](const Lanes& from, PackedWeights& to) {
+    for (int r = 0; r < from.rows(); ++r) {
+      for (int c = 0; c < columns; ++c) to.at(r, c) = *from.at(r, c);
+      to.bias(r) = *from.at(r, columns);
+    }
+  };
+  store(mix, folded.mix);
+  if (source.normalized_hidden.rows() == 0) return;
+  if (folded.hidden_mix.rows() != source.normalized_hidden.rows()) {
+    folded.hidden_mix = PackedWeights(source.normalized_hidden.rows(), columns);
+  }
+  const Lanes hidden = apply(kernels, source.normalized_hidden, mix, arena);
+  store(hidden, folded.hidden_mix);
 }
 
 }  // namespace gt::cpu

@@ -25,7 +25,7 @@ constexpr int kCameraInputs = 12;
 using Arena = std::pmr::monotonic_buffer_resource;
 
 // tokens: [4, d_model], audio, eye, camera, null.
-void compute_tokens(const Model& model, const FrameInput& input, Arena& arena,
+void compute_tokens(const Model& model, const KernelTable& kernels, const FrameInput& input, Arena& arena,
                     std::vector<float>& tokens);
 
 // One layer's scores [4 n_head, d_model] and mix [d_model, 3 n_head] for these tokens; see LayerWeights.
@@ -34,7 +34,7 @@ struct FoldedLayer {
   PackedWeights mix;
   PackedWeights hidden_mix;  // of the first layer [rows of its FFN, 3 n_head]: H mix (model.h)
 };
-void fold_layer(const FoldSource& source, int d_model, int n_head, const std::vector<float>& tokens,
-                Arena& arena, FoldedLayer& folded);
+void fold_layer(const FoldSource& source, const KernelTable& kernels, int d_model, int n_head,
+                const std::vector<float>& tokens, Arena& arena, FoldedLayer& folded);
 
 }  // namespace gt::cpu
