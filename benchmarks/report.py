@@ -167,8 +167,8 @@ class Ratio:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peer:
     """Another implementation on the same weights, inputs and threads in the same run. `stage`:
-    networks, splatting or frame. Times are per frame; `ratio` is its time over ours. `error` is
-    its largest difference from our output, in the units that `error_of` names."""
+    networks, networks in a frame, splatting or frame. Times are per frame; `ratio` is its time over
+    ours. `error` is its largest difference from our output, in the units that `error_of` names."""
 
     name: str
     version: str

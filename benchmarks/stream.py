@@ -114,6 +114,16 @@ class Stream:
         """The whole frame: uint8 [H, W, 3]."""
         return self.renderer.render_window(inputs.window, inputs.pose, blink=inputs.eye)
 
+    @property
+    def tells_networks(self) -> bool:
+        """Whether `networks_ms` can be had: on a GPU a frame is one launch."""
+        return self.case.engine == "cpu"
+
+    @property
+    def networks_ms(self) -> float:
+        """Of the last frame: tokens, networks, projection and colours."""
+        return self._engine_ms["tokens"] + self._engine_ms["deform"]
+
     def deform(self, inputs: Inputs) -> Gaussians:
         """The networks alone, every attribute written out."""
         return self.renderer.deform(inputs.window, inputs.eye, inputs.pose.camera_vector())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -49,6 +49,22 @@ class _Contender:
     error_of: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """Our way to do a stage, against all contenders.
+
+    Attributes:
+        spent: milliseconds of the last call that went into the stage; None: all of them.
+        errors: of the contenders, by name, and their unit, where they are not those of the race.
+    """
+
+    stage: str
+    call: Callable[[], object]
+    spent: Callable[[], float] | None = None
+    errors: Mapping[str, float] | None = None
+    error_of: str = ""
+
+
 def measure_peers(way: Way, report: Report, progress: Callable[[str], None]) -> None:
     """Measures what is installed, and appends to the report's peers and unavailable parts.
 
@@ -78,20 +94,43 @@ def _measure(stream: Stream, report: Report, progress: Callable[[str], None]) ->
             _Contender(peer.name, peer.version, peer.run, _difference(peer, ours), "abs")
             for peer in peers
         ]
-        _race(
-            report,
-            "networks",
-            batch,
-            threads,
-            partial(_deform_all, stream, inputs),
-            contenders,
-        )
+        own = [_Own("networks", partial(_deform_all, stream, inputs))]
+        if batch == 1 and stream.tells_networks:
+            own.append(_in_frame(stream, inputs[0], peers))
+        _race(report, batch, threads, own, contenders)
         if batch == 1:
             _measure_pictures(stream, inputs[0], ours[0], peers, report, progress, missing)
 
 
 def _deform_all(stream: Stream, inputs: Sequence[Inputs]) -> list[Gaussians]:
     return [stream.deform(each) for each in inputs]
+
+
+def _in_frame(stream: Stream, inputs: Inputs, peers: Sequence[NetworkPeer]) -> _Own:
+    """The networks as a frame runs them: to splats, nothing else written. A peer's error is what
+    its attributes change in the picture."""
+    wanted = stream.render(inputs)
+    return _Own(
+        "networks in a frame",
+        lambda: stream.render(inputs),
+        lambda: stream.networks_ms,
+        {peer.name: _levels(stream.splat(_gaussians(peer), inputs), wanted) for peer in peers},
+        "of 255",
+    )
+
+
+def _gaussians(peer: NetworkPeer) -> Gaussians:
+    """What a peer of batch 1 computes."""
+    means, quats, scales, opacities, sh = (
+        np.ascontiguousarray(np.asarray(values)[0], np.float32) for values in peer.run()
+    )
+    return Gaussians(
+        means=means,
+        quats=quats,
+        scales=scales,
+        opacities=opacities.reshape(-1),
+        sh=sh.reshape(len(means), -1, 3),
+    )
 
 
 def _measure_pictures(
@@ -122,7 +161,8 @@ def _measure_pictures(
         _levels(theirs, wanted),
         "of 255",
     )
-    _race(report, "splatting", 1, threads, lambda: stream.splat(gaussians, inputs), [splatting])
+    own = _Own("splatting", lambda: stream.splat(gaussians, inputs))
+    _race(report, 1, threads, [own], [splatting])
     wanted = stream.render(inputs)
     contenders = []
     for network in networks:
@@ -132,7 +172,7 @@ def _measure_pictures(
             contenders.append(
                 _Contender(f"{network.name} + torch splatter", version, call, error, "of 255")
             )
-    _race(report, "frame", 1, threads, lambda: stream.render(inputs), contenders)
+    _race(report, 1, threads, [_Own("frame", lambda: stream.render(inputs))], contenders)
 
 
 def _frame_call(
@@ -143,36 +183,45 @@ def _frame_call(
 
 def _race(
     report: Report,
-    stage: str,
     batch: int,
     threads: int,
-    ours: Callable[[], object],
+    own: Sequence[_Own],
     contenders: Sequence[_Contender],
 ) -> None:
     """Times ours and all contenders in turn."""
     if not contenders:
         return
+    spent: list[list[float]] = [[] for _ in own]
+
+    def watched(which: int) -> None:
+        own[which].call()
+        if (part := own[which].spent) is not None:
+            spent[which].append(part())
+
     times = interleave(
-        [ours, *(contender.call for contender in contenders)],
+        [*(partial(watched, which) for which in range(len(own))), *(c.call for c in contenders)],
         _ROUNDS,
         seconds=_RACE_SECONDS,
         between=lambda: time.sleep(_PAUSE_S),
     )
-    for contender, theirs in zip(contenders, times[1:], strict=True):
-        report.peers.append(
-            Peer(
-                name=contender.name,
-                version=contender.version,
-                stage=stage,
-                batch=batch,
-                threads=threads,
-                ours_ms=median(times[0]) / batch,
-                peer_ms=median(theirs) / batch,
-                ratio=paired_ratio(theirs, times[0]),
-                error=contender.error,
-                error_of=contender.error_of,
+    theirs = times[len(own) :]
+    for mine, parts, whole in zip(own, spent, times, strict=False):
+        ours = parts[-len(whole) :] or whole  # the calls that warmed up come first
+        for contender, its in zip(contenders, theirs, strict=True):
+            report.peers.append(
+                Peer(
+                    name=contender.name,
+                    version=contender.version,
+                    stage=mine.stage,
+                    batch=batch,
+                    threads=threads,
+                    ours_ms=median(ours) / batch,
+                    peer_ms=median(its) / batch,
+                    ratio=paired_ratio(its, ours),
+                    error=contender.error if mine.errors is None else mine.errors[contender.name],
+                    error_of=contender.error_of if mine.errors is None else mine.error_of,
+                )
             )
-        )
 
 
 def _keep_freed_memory() -> None:

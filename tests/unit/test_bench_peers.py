@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_splatting_of_parts_is_the_frame(avatar: Avatar) -> None:
     assert difference.max() <= 1
 
 
+def test_networks_are_a_part_of_their_frame(avatar: Avatar) -> None:
+    stream = Stream(avatar, engine="cpu", precision="fp32")
+    inputs = stream.inputs(5)
+    for _ in range(3):
+        start = time.perf_counter()
+        stream.render(inputs)
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        assert 0.0 < stream.networks_ms < elapsed_ms
+
+
 def refuse(*arguments: object) -> None:
     raise peers.networks.PeerMissingError("left out by this test")
 
@@ -83,6 +94,7 @@ def test_eager_networks_agree(avatar: Avatar, monkeypatch: pytest.MonkeyPatch) -
     assert set(found) == {
         ("networks", "PyTorch eager", 1),
         ("networks", "PyTorch eager", 2),
+        ("networks in a frame", "PyTorch eager", 1),
         ("splatting", "our torch splatter", 1),
         ("frame", "PyTorch eager + torch splatter", 1),
     }
