@@ -123,6 +123,9 @@ AvatarSource::AvatarSource(const py::object& gaussians, const py::object& networ
     throw std::invalid_argument("d_model does not fit n_head or the planes");
   }
   if (source.audio_conv.empty() || source.audio_fc.empty()) throw std::invalid_argument("audio net: no layers");
+  int steps = cpu::kWindowSteps;  // each convolution leaves half of them
+  for (std::size_t i = 0; i < source.audio_conv.size(); ++i) steps = (steps + 1) / 2;
+  if (steps != 1) throw std::invalid_argument("audio_conv: too few to leave one step of a window");
   const int code = source.audio_fc.back().out;
   check_ends(source.audio_fc, source.audio_conv.back().out, code, "audio_fc");
   check_ends(source.attention_conv, code, 1, "attention_conv");

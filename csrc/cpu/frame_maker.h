@@ -50,7 +50,7 @@ class FrameMaker {
   const TileObservations& observations_;
   Context context_;
   Splatter splatter_;
-  std::vector<std::byte> arena_block_;
+  std::unique_ptr<std::byte[]> arena_block_;
   std::vector<float> tokens_;
   std::vector<FoldedLayer> folded_;
   std::vector<LayerWeights> layers_;

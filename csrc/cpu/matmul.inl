@@ -1,4 +1,4 @@
-// The one float product of the deformer: small weights times a tile of 32 Gaussians.
+// The one float product: small weights times a tile of 32 lanes, which are Gaussians in the deformer.
 #pragma once
 
 #include "kernel_table.h"

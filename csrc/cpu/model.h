@@ -70,7 +70,7 @@ struct TransposedLinear {
 };
 
 struct TokenNetwork {
-  int audio_channels;
+  int audio_channels = 0;
   std::vector<PackedWeights> audio_conv, audio_fc, attention_conv;  // of convolutions [out, in * 3]
   TransposedLinear attention_fc;
   std::vector<TransposedLinear> audio_mlp, eye_mlp, camera_mlp;

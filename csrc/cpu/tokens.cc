@@ -52,16 +52,12 @@ void relu(Values& values) {
   for (float& value : values) value = std::max(value, 0.0f);
 }
 
-// sums [out] += x * one row of the transposed weight.
-void add_scaled(float x, const float* weights, int out, float* sums) {
-  for (int o = 0; o < out; ++o) sums[o] += x * weights[o];
-}
-
 // Of a single vector.
 Values apply(const TransposedLinear& linear, const float* x, Arena& arena) {
   Values y(linear.bias.begin(), linear.bias.end(), &arena);
   for (int k = 0; k < linear.in; ++k) {
-    add_scaled(x[k], linear.weight.data() + area(k, linear.out), linear.out, y.data());
+    const float* weights = linear.weight.data() + area(k, linear.out);
+    for (std::size_t o = 0; o < y.size(); ++o) y[o] += x[k] * weights[o];
   }
   return y;
 }
@@ -187,6 +183,11 @@ void compute_tokens(const Model& model, const KernelTable& kernels, const FrameI
   append(net.null_token);
 }
 
+FoldedLayer::FoldedLayer(const FoldSource& source, int d_model, int n_head)
+    : scores(kTokens * n_head, d_model),
+      mix(d_model, (kTokens - 1) * n_head),
+      hidden_mix(source.normalized_hidden.rows(), (kTokens - 1) * n_head) {}
+
 void fold_layer(const FoldSource& source, const KernelTable& kernels, int d_model, int n_head,
                 const std::vector<float>& tokens, Arena& arena, FoldedLayer& folded) {
   constexpr int kNull = kTokens - 1;
@@ -194,10 +195,6 @@ void fold_layer(const FoldSource& source, const KernelTable& kernels, int d_mode
   const int columns = rows - n_head;
   const int head_width = d_model / n_head;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_width));
-  if (folded.scores.rows() != rows) {
-    folded.scores = PackedWeights(rows, d_model);
-    folded.mix = PackedWeights(d_model, columns);
-  }
   Lanes x(d_model, kTokens, arena);
   for (int t = 0; t < kTokens; ++t) {
     for (int d = 0; d < d_model; ++d) *x.at(d, t) = tokens[area(t, d_model) + static_cast<std::size_t>(d)];
@@ -232,9 +229,6 @@ void fold_layer(const FoldSource& source, const KernelTable& kernels, int d_mode
   };
   store(mix, folded.mix);
   if (source.normalized_hidden.rows() == 0) return;
-  if (folded.hidden_mix.rows() != source.normalized_hidden.rows()) {
-    folded.hidden_mix = PackedWeights(source.normalized_hidden.rows(), columns);
-  }
   const Lanes hidden = apply(kernels, source.normalized_hidden, mix, arena);
   store(hidden, folded.hidden_mix);
 }

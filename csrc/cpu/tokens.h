@@ -30,6 +30,7 @@ void compute_tokens(const Model& model, const KernelTable& kernels, const FrameI
 
 // One layer's scores [4 n_head, d_model] and mix [d_model, 3 n_head] for these tokens; see LayerWeights.
 struct FoldedLayer {
+  FoldedLayer(const FoldSource& source, int d_model, int n_head);
   PackedWeights scores;
   PackedWeights mix;
   PackedWeights hidden_mix;  // of the first layer [rows of its FFN, 3 n_head]: H mix (model.h)

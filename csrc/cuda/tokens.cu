@@ -1,6 +1,6 @@
 // The four tokens of each frame (MODEL section 2, steps 2 to 4), and their folding into the attention
-// layers. Small dense maps in float32: a thread has one output at a time and sums in the CPU engine's
-// order. Weights are transposed, so that neighbouring threads read neighbouring values.
+// layers. Small dense maps in float32: a thread has one output at a time. Weights are transposed, so that
+// neighbouring threads read neighbouring values.
 #include "device_model.h"
 #include "jobs.h"
 #include "launch.h"

@@ -29,6 +29,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "d_model 32": {"d_model": 32},
     "d_model 66": {"d_model": 66},  # not whole panels of weights
     "d_model 128": {"d_model": 128},
+    "eleven heads": {
+        "d_model": 66,
+        "n_head": 11,
+        "layers": 2,
+    },  # 44 scores, more than a tile's lanes
     "44 channels": {"channels": 44},
     "no offsets": {"heads": ()},
     "means alone": {"heads": ("means",)},
@@ -168,13 +173,15 @@ def test_the_reference_is_not_the_canonical_head() -> None:
     assert want.attention.std() > 0.01
 
 
-def test_tokens_match_reference() -> None:
-    for channels in (29, 44):
+def test_tokens_match_reference(isa: str) -> None:
+    for channels in (1, 29, 37, 44):
         avatar = make_avatar(n=40, channels=channels)
         window, eye, camera = inputs(avatar)
         want = reference.deform(avatar.network, avatar.gaussians, window, eye, camera).tokens
         model = _native.Model(avatar.gaussians, avatar.network)
-        got = _native.Engine(model, isa="", precision="fp32", threads=1).tokens(window, eye, camera)
+        got = _native.Engine(model, isa=isa, precision="fp32", threads=1).tokens(
+            window, eye, camera
+        )
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
 
 
@@ -195,6 +202,15 @@ def test_a_network_that_does_not_fit_together_is_refused(changes: dict[str, Any]
     avatar = make_avatar(n=40)
     with pytest.raises(ValueError, match=f"{next(iter(changes))}|audio"):
         _native.Model(avatar.gaussians, replace(avatar.network, **changes))
+
+
+def test_convolutions_that_leave_several_steps_are_refused() -> None:
+    """One fits its neighbours, but of a window's 16 steps it leaves eight."""
+    avatar = make_avatar(n=40)
+    network = avatar.network
+    weight = np.ones((network.audio_fc[0].weight.shape[1], network.audio_channels, 3), np.float32)
+    with pytest.raises(ValueError, match="one step"):
+        _native.Model(avatar.gaussians, replace(network, audio_conv=(Linear(weight, None),)))
 
 
 def test_harmonics_begin_with_a_cache_line(isa: str) -> None:
