@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ _ENGINE_STAGES = {
 STAGES = ("audio", *_ENGINE_STAGES.values(), "python")
 
 SESSIONS_ARE = "sessions of one Renderer, a thread each, sharing its engine"
+
+_SH_COEFFICIENTS = 16  # that engines draw: avatars of a lower degree lack the last ones
 
 _VOICE_SECONDS = 12.0  # then it begins again
 
@@ -131,6 +133,9 @@ class Stream:
     def splat(self, gaussians: Gaussians, inputs: Inputs) -> Image:
         """Projection, colours, sorting and blending of given Gaussians: uint8 [H, W, 3]."""
         engine: Any = self.renderer._engine
+        if missing := _SH_COEFFICIENTS - gaussians.sh.shape[1]:
+            sh = np.pad(gaussians.sh, ((0, 0), (0, missing), (0, 0)))
+            gaussians = replace(gaussians, sh=sh)
         out = np.empty((self.renderer.height, self.renderer.width, 3), np.uint8)
         weights = torso_weights(self.avatar.torso_poses, inputs.pose.euler)
         canvas = self.renderer._canvas

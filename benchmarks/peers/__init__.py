@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gt_infer.types import FloatArray, Gaussians
+from gt_infer.types import Gaussians
 
 from ..plan import Way
 from ..report import Peer, Report, Unavailable
@@ -114,23 +114,24 @@ def _in_frame(stream: Stream, inputs: Inputs, peers: Sequence[NetworkPeer]) -> _
         "networks in a frame",
         lambda: stream.render(inputs),
         lambda: stream.networks_ms,
-        {peer.name: _levels(stream.splat(_gaussians(peer), inputs), wanted) for peer in peers},
+        {peer.name: _levels(stream.splat(_outputs(peer)[0], inputs), wanted) for peer in peers},
         "of 255",
     )
 
 
-def _gaussians(peer: NetworkPeer) -> Gaussians:
-    """What a peer of batch 1 computes."""
-    means, quats, scales, opacities, sh = (
-        np.ascontiguousarray(np.asarray(values)[0], np.float32) for values in peer.run()
-    )
-    return Gaussians(
-        means=means,
-        quats=quats,
-        scales=scales,
-        opacities=opacities.reshape(-1),
-        sh=sh.reshape(len(means), -1, 3),
-    )
+def _outputs(peer: NetworkPeer) -> list[Gaussians]:
+    """What a peer computes, frame by frame."""
+    batches = [np.asarray(values, np.float32) for values in peer.run()]
+    return [
+        Gaussians(
+            means=np.ascontiguousarray(means),
+            quats=np.ascontiguousarray(quats),
+            scales=np.ascontiguousarray(scales),
+            opacities=np.ascontiguousarray(opacities).reshape(-1),
+            sh=np.ascontiguousarray(sh).reshape(len(means), -1, 3),
+        )
+        for means, quats, scales, opacities, sh in zip(*batches, strict=True)
+    ]
 
 
 def _measure_pictures(
@@ -198,14 +199,17 @@ def _race(
         if (part := own[which].spent) is not None:
             spent[which].append(part())
 
+    # Ours on both sides, so that each follows a contender as often as itself.
+    first, *others = (partial(watched, which) for which in range(len(own)))
     times = interleave(
-        [*(partial(watched, which) for which in range(len(own))), *(c.call for c in contenders)],
+        [first, *(contender.call for contender in contenders), *others],
         _ROUNDS,
         seconds=_RACE_SECONDS,
         between=lambda: time.sleep(_PAUSE_S),
     )
-    theirs = times[len(own) :]
-    for mine, parts, whole in zip(own, spent, times, strict=False):
+    end = 1 + len(contenders)
+    theirs = times[1:end]
+    for mine, parts, whole in zip(own, spent, [times[0], *times[end:]], strict=True):
         ours = parts[-len(whole) :] or whole  # the calls that warmed up come first
         for contender, its in zip(contenders, theirs, strict=True):
             report.peers.append(
@@ -238,17 +242,12 @@ def _keep_freed_memory() -> None:
 
 def _difference(peer: NetworkPeer, ours: Sequence[Gaussians]) -> float:
     """Largest absolute difference over all activated attributes of all frames."""
-    worst = 0.0
-    for name, values in zip(_names(ours[0]), peer.run(), strict=True):
-        theirs = np.asarray(values)
-        for frame, gaussians in enumerate(ours):
-            mine: FloatArray = getattr(gaussians, name)
-            worst = max(worst, float(np.abs(theirs[frame].reshape(mine.shape) - mine).max()))
-    return worst
-
-
-def _names(gaussians: Gaussians) -> list[str]:
-    return [item.name for item in dataclasses.fields(gaussians) if item.name != "attention"]
+    return max(
+        float(np.abs(getattr(theirs, item.name) - getattr(mine, item.name)).max())
+        for theirs, mine in zip(_outputs(peer), ours, strict=True)
+        for item in dataclasses.fields(mine)
+        if item.name != "attention"
+    )
 
 
 def _levels(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
