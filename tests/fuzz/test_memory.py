@@ -3,9 +3,12 @@ copy, and none takes what a damaged header asks for."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,9 @@ import pytest
 from gt_infer import Avatar, GtError
 from gt_infer.avatar import save_avatar
 from tests import official_layout
-from tests.fuzz import mutations
-from tests.fuzz.harness import _memory, _start_peak
-from tests.fuzz.targets import read_features, read_ply
+from tests.fuzz import harness, mutations
+from tests.fuzz.harness import Runner, _memory, _start_peak
+from tests.fuzz.targets import TARGETS, read_features, read_ply
 from tests.synthetic import make_avatar
 
 MIB = 1 << 20
@@ -64,3 +67,43 @@ def test_twice_the_file_at_most(
             mutations.floats(whole, rng) if rng.random() < 0.5 else whole[: -rng.randrange(99)]
         )
         path.write_bytes(damaged)
+
+
+@pytest.mark.parametrize("taken", ["again and again", "once, and kept", "by the system's files"])
+def test_the_harness_finds_what_a_reader_takes(
+    taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not what the system gives back: pages of libraries that it had taken away."""
+    pages = tmp_path / "pages"
+    pages.write_bytes(bytes(16 * MIB))
+    calls = 0
+    held: list[Any] = []
+
+    def touched() -> mmap.mmap:
+        # Not malloc's, which may have some left.
+        memory = mmap.mmap(-1, 16 * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.write(b"\1" * (16 * MIB))
+        return memory
+
+    def read(path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if taken == "again and again":
+            touched().close()
+        elif calls == first_case and taken == "once, and kept":
+            held.append(touched())
+        elif calls == first_case:
+            held.append(np.memmap(pages, np.uint8, "r"))
+            held[0].max()
+
+    target = replace(TARGETS["blink"], read=read)
+    first_case = 2 * len(target.seeds()) + 1  # the seeds are read twice before
+    monkeypatch.setitem(TARGETS, "blink", target)
+    monkeypatch.setattr(harness, "_limit_address_space", lambda: None)
+    finding = Runner("blink", tmp_path).run(0)
+    if taken == "by the system's files":
+        assert finding is None
+        assert calls == first_case + 1, "this should have looked too much at first"
+    else:
+        assert finding is not None
+        assert finding.kind == "memory"
