@@ -17,9 +17,7 @@ class Lanes {
         lanes_(lanes),
         tile_size_(area(padded_rows(rows), kTileGaussians)),
         values_(static_cast<std::size_t>(tiles()) * tile_size_, 0.0f, &arena) {}
-  // A copy in the arena; the default one's would be on the heap.
-  Lanes(const Lanes& from, Arena& arena)
-      : rows_(from.rows_), lanes_(from.lanes_), tile_size_(from.tile_size_), values_(from.values_, &arena) {}
+  // Never copied: that would be on the heap.
   Lanes(Lanes&&) = default;
   Lanes& operator=(Lanes&&) = default;
 
@@ -127,12 +125,14 @@ Lanes encode_windows(const TokenNetwork& net, const KernelTable& kernels, const 
 
 // Softmax weights of the 8 windows from their codes.
 Values attend_windows(const TokenNetwork& net, const KernelTable& kernels, const Lanes& codes, Arena& arena) {
-  Lanes x(codes, arena);
+  const Lanes* from = &codes;
+  Lanes x(0, 0, arena);
   for (const PackedWeights& conv : net.attention_conv) {
-    x = convolve(kernels, conv, x, 1, 1, arena);
+    x = convolve(kernels, conv, *from, 1, 1, arena);
     leaky_relu(x);
+    from = &x;
   }
-  Values weights = apply(net.attention_fc, x.at(0, 0), arena);
+  Values weights = apply(net.attention_fc, from->at(0, 0), arena);
   const float top = *std::max_element(weights.begin(), weights.end());
   float sum = 0.0f;
   for (float& w : weights) {

@@ -29,11 +29,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "d_model 32": {"d_model": 32},
     "d_model 66": {"d_model": 66},  # not whole panels of weights
     "d_model 128": {"d_model": 128},
-    "eleven heads": {
-        "d_model": 66,
-        "n_head": 11,
-        "layers": 2,
-    },  # 44 scores, more than a tile's lanes
+    # 44 scores, more than a tile's lanes
+    "eleven heads": {"d_model": 66, "n_head": 11, "layers": 2},
     "44 channels": {"channels": 44},
     "no offsets": {"heads": ()},
     "means alone": {"heads": ("means",)},
@@ -179,9 +176,8 @@ def test_tokens_match_reference(isa: str) -> None:
         window, eye, camera = inputs(avatar)
         want = reference.deform(avatar.network, avatar.gaussians, window, eye, camera).tokens
         model = _native.Model(avatar.gaussians, avatar.network)
-        got = _native.Engine(model, isa=isa, precision="fp32", threads=1).tokens(
-            window, eye, camera
-        )
+        engine = _native.Engine(model, isa=isa, precision="fp32", threads=1)
+        got = engine.tokens(window, eye, camera)
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
 
 
